@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections.abc import AsyncIterator, Mapping
+from concurrent.futures import Future
 from http import HTTPStatus
 from importlib.resources import files
 from typing import TypeVar
@@ -23,7 +24,8 @@ from kdx.station.serve.options import ServeOptions
 from kdx.station.serve.pictures import PNG, WEBP, heat_of, picture_of, picture_of_file
 from kdx.station.serve.problems import RefusedError, refused
 from kdx.station.serve.requests import read_body
-from kdx.station.serve.reviews import ReviewError, Reviews, Statement, Waiting
+from kdx.station.serve.reviews import Reviews
+from kdx.station.serve.statements import ConflictError, ReviewError, Statement, Waiting
 
 _T = TypeVar("_T")
 _FILES = {
@@ -88,6 +90,7 @@ class LivePage:
             Route("/live/shift", self.begin_shift, methods=["POST"]),
             Route("/live/verdicts/{verdict_id}/{kind:str}", self.picture),
             Route("/live/reviews/{verdict_id}", self.say, methods=["POST"]),
+            Route("/live/reviews/{verdict_id}/later", self.put_off, methods=["POST"]),
             Route("/live/reviews/{verdict_id}/{kind:str}", self.picture_to_review),
         ]
 
@@ -152,18 +155,19 @@ class LivePage:
 
     async def say(self, request: Request) -> Response:
         """Keep what an operator says of a part."""
+        reviews, statement = self._kept(), await _json_of(request, Statement)
+        return await _done(reviews.say(request.path_params["verdict_id"], statement))
+
+    async def put_off(self, request: Request) -> Response:
+        """Put a part at the end of the queue."""
+        reviews = self._kept()
+        await _json_of(request, dict)
+        return await _done(reviews.put_off(request.path_params["verdict_id"]))
+
+    def _kept(self) -> Reviews:
         if self._reviews is None:
             raise RefusedError(HTTPStatus.NOT_FOUND, ReviewError("this server keeps no parts to review"))
-        statement = await _json_of(request, Statement)
-        try:
-            await asyncio.wrap_future(self._reviews.say(request.path_params["verdict_id"], statement))
-        except ReviewError as error:
-            raise RefusedError(HTTPStatus.NOT_FOUND, error) from error
-        except OutputError as error:
-            raise RefusedError(HTTPStatus.INSUFFICIENT_STORAGE, error) from error
-        except InputError as error:
-            raise refused(error) from error
-        return Response(status_code=HTTPStatus.NO_CONTENT)
+        return self._reviews
 
     async def _states(self) -> AsyncIterator[bytes]:
         self._streams += 1
@@ -189,6 +193,21 @@ class LivePage:
             return State(shift=shift, reviews=None)
         waiting = await asyncio.wrap_future(self._reviews.waiting())
         return State(shift=shift, reviews=waiting)
+
+
+async def _done(change: Future[None]) -> Response:
+    """Wait until a change of the queue is kept."""
+    try:
+        await asyncio.wrap_future(change)
+    except ReviewError as error:
+        raise RefusedError(HTTPStatus.NOT_FOUND, error) from error
+    except ConflictError as error:
+        raise RefusedError(HTTPStatus.CONFLICT, error) from error
+    except OutputError as error:
+        raise RefusedError(HTTPStatus.INSUFFICIENT_STORAGE, error) from error
+    except InputError as error:
+        raise refused(error) from error
+    return Response(status_code=HTTPStatus.NO_CONTENT)
 
 
 async def _json_of(request: Request, kind: type[_T]) -> _T:

@@ -30,7 +30,8 @@ from kdx.station.record import VerdictRecord, time_now
 from kdx.station.serve.live import Glance, Seen
 from kdx.station.serve.pictures import heat_of, rgb_of
 from kdx.station.serve.review_files import IMAGES, heat_file, remove_image, remove_orphans, suffix_of, write_image
-from kdx.station.serve.reviewed_folder import Said, add_image, keep_image, match_images
+from kdx.station.serve.reviewed_folder import add_image, keep_image, match_images
+from kdx.station.serve.statements import ConflictError, ReviewError, Statement, Waiting
 from kdx.storage.locks import lock, open_to_lock
 
 DATABASE, REVIEWED = "reviews.sqlite", "reviewed"
@@ -47,43 +48,11 @@ CREATE TABLE statements (
 );
 """
 _INDEXES = """
+CREATE INDEX IF NOT EXISTS parts_by_bundle ON parts (bundle, said, id);
 CREATE INDEX IF NOT EXISTS statements_by_part ON statements (verdict_id);
 """
 _MOST_PENDING = 128 << 20  # bytes of parts that are not yet written
-_ON_PAGE = 24
-
-
-class ReviewError(KdxError):
-    """A statement is about a part that is not there."""
-
-
-class Statement(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What an operator says of a part.
-
-    Attributes:
-        said: ``good`` or ``defective``; None takes back what was said.
-        who: The operator's name.
-    """
-
-    said: Said | None
-    who: str
-
-
-class Waiting(msgspec.Struct, frozen=True, kw_only=True):
-    """The state of the queue.
-
-    Attributes:
-        waiting: How many parts wait for a statement.
-        said: How many parts there is a statement on, by what was said.
-        lost: How many parts are not in the queue although they were not good: their images did not
-            fit into the folder, or could not be written.
-        parts: The parts that have waited longest.
-    """
-
-    waiting: int
-    said: dict[str, int]
-    lost: int
-    parts: list[Glance]
+_ON_PAGE = 24  # of each bundle
 
 
 class Reviews:
@@ -134,6 +103,10 @@ class Reviews:
     def say(self, verdict_id: str, statement: Statement) -> Future[None]:
         """Keep what an operator says of a part; its future may raise an error of kdx."""
         return self._thread.submit(self._say, verdict_id, statement)
+
+    def put_off(self, verdict_id: str) -> Future[None]:
+        """Put a part at the end of the queue; its future may raise an error of kdx."""
+        return self._thread.submit(self._put_off, verdict_id)
 
     def waiting(self) -> Future[Waiting]:
         """Return the state of the queue."""
@@ -255,6 +228,11 @@ class Reviews:
         if not (0 < len(statement.who.strip()) <= 80 and statement.who.isprintable()):
             raise InputError("the statement has no name", expected="`who` with 1 to 80 printable characters")
         file, bundle, before = self._row("SELECT file, bundle, said FROM parts WHERE verdict_id = ?", verdict_id)
+        if statement.before is not msgspec.UNSET and statement.before != before:
+            raise ConflictError(
+                f"the statement was not kept: this part is {before or 'waiting again'} by another statement",
+                fix="look at the part again",
+            )
         image, reviewed = self._folder / file, self._folder / REVIEWED / bundle
         try:
             with self._database:  # nothing is kept if the image cannot be placed
@@ -278,6 +256,17 @@ class Reviews:
                 fix="remove that file; kdx serve removes it when it starts",
             ) from error
 
+    def _put_off(self, verdict_id: str) -> None:
+        self._row("SELECT id FROM parts WHERE verdict_id = ?", verdict_id)
+        try:
+            with self._database:  # the queue has the order of `id`
+                self._database.execute(
+                    "UPDATE parts SET id = (SELECT max(id) + 1 FROM parts) WHERE verdict_id = ?", (verdict_id,)
+                )
+        except sqlite3.Error as error:
+            raise OutputError(f"the part was not put off: {_reason(error)}", fix="try again") from error
+        self._change()
+
     def _lose(self) -> None:
         with self._counting:
             self._lost += 1
@@ -288,15 +277,25 @@ class Reviews:
             self.version += 1
 
     def _waiting(self) -> Waiting:
-        said = dict(self._database.execute("SELECT ifnull(said, ''), count(*) FROM parts GROUP BY said"))
-        rows = self._database.execute(
-            "SELECT bundle, record, has_map FROM parts WHERE said IS NULL ORDER BY id LIMIT ?", (_ON_PAGE,)
-        )
+        bundles: dict[str, dict[str, int]] = {}
+        for bundle, said, count in self._database.execute(
+            "SELECT bundle, ifnull(said, 'waiting'), count(*) FROM parts GROUP BY bundle, said"
+        ):
+            bundles.setdefault(bundle, {"waiting": 0, "good": 0, "defective": 0})[said] = count
+        rows = [
+            row
+            for bundle in bundles
+            for row in self._database.execute(
+                "SELECT id, bundle, record, has_map FROM parts WHERE bundle = ? AND said IS NULL ORDER BY id LIMIT ?",
+                (bundle, _ON_PAGE),
+            )
+        ]
         parts = [
             Glance.of(bundle, msgspec.json.decode(record, type=VerdictRecord), has_map=bool(has_map))
-            for bundle, record, has_map in rows
+            for _, bundle, record, has_map in sorted(rows)
         ]
-        return Waiting(waiting=said.pop("", 0), said={"good": 0, "defective": 0} | said, lost=self._lost, parts=parts)
+        total = {name: sum(each[name] for each in bundles.values()) for name in ("waiting", "good", "defective")}
+        return Waiting(waiting=total.pop("waiting"), said=total, lost=self._lost, bundles=bundles, parts=parts)
 
     def _picture(self, verdict_id: str, heat: bool) -> tuple[Path, str]:
         file, has_map, bundle = self._row("SELECT file, has_map, bundle FROM parts WHERE verdict_id = ?", verdict_id)

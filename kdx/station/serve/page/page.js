@@ -16,12 +16,14 @@ const REASONS = {
   backend_failed: "the backend failed",
 };
 const DRIFT_ALARM = 0.25;
+const MS_TO_SEE = 500; // a key that is pressed sooner was meant for the part before
 
 const at = (id) => document.getElementById(id);
 let state = null;
 let pinned = null; // the verdict that the operator looks at; null follows the line
-let later = new Set(); // parts that are put off
-let lastSaid = null; // what Undo takes back
+let lastSaid = null; // what Undo takes back: a part, and what was said of it
+let answered = null; // the part to review that the operator answered last
+let unseen = null; // the part to review that has just come in the place of another
 let busy = false;
 
 // Returns an element with attributes and children; text is never read as HTML.
@@ -137,10 +139,17 @@ function thumbOf(part) {
   return make("li", { "data-id": part.verdict_id }, button);
 }
 
-function partToReview() {
-  const parts = (state.reviews?.parts ?? []).filter(isChosen);
-  if (parts.length && parts.every((part) => later.has(part.verdict_id))) later = new Set();
-  return parts.find((part) => !later.has(part.verdict_id));
+const partToReview = () => (state.reviews?.parts ?? []).find(isChosen);
+
+// Holds the buttons and keys for a moment where the part changes without the operator's doing.
+function holdIfUnseen(part, before) {
+  if (!part || part.verdict_id === before || (before && before === answered)) return;
+  unseen = part.verdict_id;
+  setTimeout(() => {
+    if (unseen !== part.verdict_id) return; // another one has come
+    unseen = null;
+    showReview();
+  }, MS_TO_SEE);
 }
 
 function showReview() {
@@ -149,13 +158,15 @@ function showReview() {
     showPart(at("review"), null, "", ["Parts are kept for review where the server has a folder: ", make("code", {}, "kdx serve BUNDLE --data FOLDER")]);
     return;
   }
-  const { waiting, said, lost } = reviews;
-  at("waiting").textContent = `${count(waiting)} waiting · ${count(said.good)} said good · ${count(said.defective)} said defective` +
-    (lost ? ` · ${count(lost)} not kept` : "");
+  const chosen = Object.entries(reviews.bundles).filter(([bundle]) => isChosen({ bundle }));
+  const total = (kind) => count(chosen.reduce((sum, [, counts]) => sum + counts[kind], 0));
+  at("waiting").textContent = `${total("waiting")} waiting · ${total("good")} said good · ${total("defective")} said defective` +
+    (reviews.lost ? ` · ${count(reviews.lost)} not kept` : "");
   const part = partToReview();
+  holdIfUnseen(part, at("review").dataset.shown);
   showPart(at("review"), part, "reviews", "Nothing waits. Parts that are not good come here.");
   at("statement").hidden = !part && !lastSaid;
-  for (const button of document.querySelectorAll(".say, #later")) button.disabled = !part || busy;
+  for (const button of document.querySelectorAll(".say, #later")) button.disabled = !part || busy || unseen;
   at("undo").disabled = !lastSaid || busy;
 }
 
@@ -180,7 +191,7 @@ async function post(path, body) {
   if (!response.ok) throw new Error((await response.json()).detail);
 }
 
-async function say(verdictId, said, text) {
+async function say(verdictId, said, before, text) {
   const who = at("who").value.trim();
   at("who").classList.toggle("wrong", !who);
   if (!who) {
@@ -191,11 +202,11 @@ async function say(verdictId, said, text) {
   busy = true;
   showReview();
   try {
-    await post(`live/reviews/${encodeURIComponent(verdictId)}`, { said, who });
+    await post(`live/reviews/${encodeURIComponent(verdictId)}`, { said, who, before });
     at("outcome").textContent = text;
     return true;
   } catch (error) {
-    at("outcome").textContent = `That was not kept: ${error.message}`;
+    at("outcome").textContent = `Error: ${error.message}`;
     return false;
   } finally {
     busy = false;
@@ -203,28 +214,43 @@ async function say(verdictId, said, text) {
   }
 }
 
+// Returns the part that the operator sees, or nothing if it has only just come.
+function partToAnswer() {
+  if (unseen) at("outcome").textContent = "Another part is shown now: look at it first.";
+  return busy || unseen ? undefined : partToReview();
+}
+
+const othersThan = (part) => state.reviews.parts.filter((each) => each.verdict_id !== part.verdict_id);
+
 async function sayOfPart(said) {
-  const part = partToReview();
-  if (!part || busy) return;
-  if (await say(part.verdict_id, said, `Kept: ${nameOf(part)} is ${said}.`)) {
-    lastSaid = part;
-    state.reviews.parts = state.reviews.parts.filter((each) => each !== part); // until the server sends the queue
+  const part = partToAnswer();
+  if (!part) return;
+  answered = part.verdict_id;
+  if (await say(part.verdict_id, said, null, `Kept: ${nameOf(part)} is ${said}.`)) {
+    lastSaid = { part, said };
+    state.reviews.parts = othersThan(part); // until the server sends the queue
     showReview();
-  }
+  } else answered = null;
 }
 
 async function undo() {
   if (!lastSaid || busy) return;
-  if (await say(lastSaid.verdict_id, null, `Taken back: ${nameOf(lastSaid)} waits again.`)) {
+  const { part, said } = lastSaid;
+  if (await say(part.verdict_id, null, said, `Taken back: ${nameOf(part)} waits again.`)) {
     lastSaid = null;
     showReview();
   }
 }
 
 function putOff() {
-  const part = partToReview();
-  if (part) later.add(part.verdict_id);
+  const part = partToAnswer();
+  if (!part) return;
+  answered = part.verdict_id;
+  state.reviews.parts = [...othersThan(part), part]; // until the server sends the queue
   showReview();
+  post(`live/reviews/${encodeURIComponent(part.verdict_id)}/later`, {}).catch((error) => {
+    at("outcome").textContent = `Error: ${error.message}`;
+  });
 }
 
 function switchHeat() {

@@ -109,6 +109,8 @@ def test_a_picture_from_before_the_bundle_was_replaced_is_shown_in_its_own_size(
         ("/live/reviews/none", b'{"said": "good", "who": " "}', JSON, 422),
         ("/live/reviews/none", b"{", JSON, 400),
         ("/live/reviews/none", b'{"said": "good", "who": "A"}', {"Content-Type": "text/plain"}, 415),
+        ("/live/reviews/none/later", b"{}", JSON, 404),
+        ("/live/reviews/none/later", b"{}", {}, 415),
         ("/live/shift", b"{}", {}, 415),
         ("/live/shift", b" " * 5000, JSON, 413),
     ],
@@ -164,6 +166,7 @@ def test_an_operator_reviews_by_keyboard(station, browser):
     browser.open(f"{server.url}/")
     browser.wait_for("document.querySelector('#review .word') !== null")
     first = browser.run("document.querySelector('#review').dataset.shown")
+    browser.wait_for("!document.querySelector('#later').disabled")
     browser.press("h")
     assert browser.run("document.querySelector('.heat-switch').ariaPressed") == "false"
     browser.press("d")
@@ -177,7 +180,17 @@ def test_an_operator_reviews_by_keyboard(station, browser):
     browser.wait_for(f"document.querySelector('#review').dataset.shown !== '{first}'")
     second = browser.run("document.querySelector('#review').dataset.shown")
     browser.press("l")
-    assert browser.run("document.querySelector('#review').dataset.shown") not in {first, second}
+    third = browser.run("document.querySelector('#review').dataset.shown")
+    assert third not in {first, second}
+    browser.run("setTimeout = () => 0")  # the next part that comes in the place of another is never old enough
+    elsewhere = {"said": "good", "who": "Lee", "before": None}
+    assert client.post(f"/live/reviews/{third}", json.dumps(elsewhere).encode(), JSON).status == 204
+    browser.wait_for(f"document.querySelector('#review').dataset.shown !== '{third}'")
+    browser.press("g")
+    assert "look at it first" in browser.run("document.querySelector('#outcome').innerText")
+    assert len(list((data / "reviewed/tiny/test/good").iterdir())) == 1  # what was said elsewhere
+    again = client.post(f"/live/reviews/{third}", json.dumps(elsewhere).encode(), JSON)
+    assert (again.status, again.json["error"]) == (409, "ConflictError")
     browser.press("u")
     browser.wait_for("document.querySelector('#outcome').innerText.startsWith('Taken back')")
     assert not kept.exists()

@@ -19,8 +19,9 @@ from kdx.station.record import JudgedBy, Shown, judged
 from kdx.station.serve.answers import Asked
 from kdx.station.serve.live import Seen
 from kdx.station.serve.review_files import heat_file
-from kdx.station.serve.reviews import ReviewError, Reviews, Statement
+from kdx.station.serve.reviews import Reviews
 from kdx.station.serve.sent_image import Layout
+from kdx.station.serve.statements import ConflictError, ReviewError, Statement
 
 GOOD, DEFECTIVE = (Statement(said=said, who="Kim") for said in ("good", "defective"))
 
@@ -150,6 +151,45 @@ def test_a_statement_is_kept_whole_or_not_at_all(tmp_path, detector, seen, monke
         assert rows(tmp_path, "SELECT * FROM statements") == []
         reviews.say(one, GOOD).result()
         assert reviews.waiting().result().said == {"good": 1, "defective": 0}
+
+
+def test_each_bundle_has_its_own_count_and_first_parts(tmp_path, detector, seen, monkeypatch):
+    monkeypatch.setattr("kdx.station.serve.reviews._ON_PAGE", 2)
+    with contextlib.closing(Reviews(tmp_path, 1 << 30, {"tiny": detector, "nut": detector})) as reviews:
+        for number, each in enumerate(seen[:5]):
+            reviews.add(dataclasses.replace(each, bundle="nut" if number == 4 else "tiny"))
+        names = [each.record.verdict_id for each in seen]
+        queue = reviews.waiting().result()
+        assert [part.verdict_id for part in queue.parts] == [names[0], names[1], names[4]]
+        assert queue.bundles == {
+            "tiny": {"waiting": 4, "good": 0, "defective": 0},
+            "nut": {"waiting": 1, "good": 0, "defective": 0},
+        }
+        for name in names[:2]:
+            reviews.put_off(name).result()  # the parts behind those of the page have their turn
+        assert [part.verdict_id for part in reviews.waiting().result().parts] == [names[2], names[3], names[4]]
+        with pytest.raises(ReviewError, match="no part"):
+            reviews.put_off("another").result()
+        assert reviews.waiting().result().waiting == 5
+
+
+def test_a_statement_does_not_replace_one_that_the_operator_did_not_see(tmp_path, detector, seen):
+    one = seen[0].record.verdict_id
+    with opened(tmp_path, detector) as reviews:
+        reviews.add(seen[0])
+        reviews.say(one, Statement(said="good", who="Kim", before=None)).result()
+        for said, before in (("defective", None), (None, "defective")):
+            with pytest.raises(ConflictError, match="good by another statement"):
+                reviews.say(one, Statement(said=said, who="Lee", before=before)).result()
+        assert reviews.waiting().result().said == {"good": 1, "defective": 0}
+        reviews.say(one, Statement(said=None, who="Kim", before="good")).result()
+        assert reviews.waiting().result().waiting == 1
+
+
+def test_the_queue_is_read_by_an_index(tmp_path, detector):
+    with opened(tmp_path, detector):
+        plan = rows(tmp_path, "EXPLAIN QUERY PLAN SELECT bundle, said, count(*) FROM parts GROUP BY bundle, said")
+    assert "COVERING INDEX parts_by_bundle" in plan[0][3]
 
 
 def test_a_part_that_never_fits_removes_no_other(tmp_path, detector, seen):
