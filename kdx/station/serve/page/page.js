@@ -315,7 +315,10 @@ at("who").addEventListener("change", () => localStorage.setItem("kdx-who", at("w
 const KEYS = { g: () => sayOfPart("good"), d: () => sayOfPart("defective"), l: putOff, u: undo, h: switchHeat, Escape: follow };
 document.addEventListener("keydown", (event) => {
   if (event.ctrlKey || event.metaKey || event.altKey || event.repeat || event.target.closest("input, select")) return;
-  KEYS[event.key.length === 1 ? event.key.toLowerCase() : event.key]?.();
+  const act = KEYS[event.key.length === 1 ? event.key.toLowerCase() : event.key];
+  if (!act) return;
+  event.preventDefault(); // where the key moves the focus into the field of the name, its letter stays out of it
+  act();
 });
 
 connect();

@@ -172,6 +172,7 @@ def test_an_operator_reviews_by_keyboard(station, browser):
     browser.press("d")
     assert "Write your name first" in browser.run("document.querySelector('#outcome').innerText")
     browser.press("K", "i", "m")  # into the field that got the focus
+    assert browser.run("document.activeElement.value") == "Kim"
     browser.run("document.activeElement.blur()")
     browser.press("d")
     browser.wait_for("document.querySelector('#outcome').innerText.startsWith('Kept')")
