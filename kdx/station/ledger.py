@@ -148,6 +148,11 @@ class Ledger(Database):
         found = self._rows(f"{_SELECT} WHERE path = ? AND state = ? ORDER BY id", (os.fsencode(path), LINKED))
         return [_file(row) for row in found]
 
+    def heat_map(self, verdict_id: str) -> str | None:
+        """Return the place of the heat map of a verdict, or None."""
+        row = self._base.execute("SELECT heat_map FROM files WHERE verdict_id = ?", (verdict_id,)).fetchone()
+        return None if row is None else _decoded(row[0])
+
     def is_taken(self, place: str) -> bool:
         """Whether a place in the output folder is that of a judged file or its heat map."""
         found = self._rows("SELECT 1 FROM files WHERE place = ?1 OR heat_map = ?1", (os.fsencode(place),))

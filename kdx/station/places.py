@@ -45,13 +45,11 @@ def free_place(out: Path, ledger: Ledger, verdict: str, name: str, verdict_id: s
     return _with_id(place, verdict_id)
 
 
-def heat_map_place(ledger: Ledger, place: str, verdict_id: str) -> str:
-    """Return a place for the heat map of a file, which no other judged file has.
-
-    What a process left there that was killed before it recorded the verdict is replaced.
-    """
+def heat_map_place(out: Path, ledger: Ledger, place: str, verdict_id: str) -> str:
+    """Return a place for a heat map, relative to the output folder, that no other file has."""
     picture = f"{HEAT_MAPS}/{_fitting(place, verdict_id)}.png"
-    return _with_id(picture, verdict_id) if ledger.is_taken(picture) else picture
+    is_taken = os.path.lexists(out / picture) or ledger.is_taken(picture)
+    return _with_id(picture, verdict_id) if is_taken else picture
 
 
 def _fitting(place: str, verdict_id: str) -> str:

@@ -11,15 +11,16 @@ from kdx.errors import KdxError
 from kdx.station.arrivals import Arrivals
 from kdx.station.backlog import Backlog
 from kdx.station.bundles import BundleRecord, Bundles
+from kdx.station.heat_maps import HeatMaps
 from kdx.station.judging import JudgedImage
 from kdx.station.ledger import GONE, HERE, LINKING, MOVED, MOVING, Identity, JudgedFile, Ledger
 from kdx.station.lines import Lines
 from kdx.station.options import WatchOptions
 from kdx.station.parts import PartRecord, Parts
-from kdx.station.places import Places, free_place, heat_map_place
+from kdx.station.places import Places, free_place
 from kdx.station.record import VerdictRecord, time_now
 from kdx.station.retention import Retention, StationClock
-from kdx.storage.files import is_disk_full, write_atomic
+from kdx.storage.files import is_disk_full
 from kdx.storage.json_output import encode_json
 
 _FIRST_STATES = {"stay": HERE, "move": MOVING, "link": LINKING}
@@ -79,6 +80,7 @@ class Station:
         self._post, self._say = post, say
         self._clock = StationClock(ledger)
         self._places = Places(options.folder, options.out, ledger, say)
+        self._heat_maps = HeatMaps(options.out, ledger)
         self._lines = Lines(options.out, ledger, options.csv)
         self._parts = Parts(ledger, options.pattern.views, options.part_timeout, self._clock.now)
         self._retention = None if options.keep is None else Retention(options.out, ledger, options.keep, say)
@@ -106,6 +108,7 @@ class Station:
             OutputError: The ledger cannot be written.
             OSError: Another file cannot be written, for another reason than a full disk.
         """
+        self._heat_maps.finish()
         with self.arrivals:
             while not self._is_stopping:
                 try:
@@ -153,7 +156,10 @@ class Station:
         self._places.remove_changed_links(name, identity)
         if options.files != "stay":
             place = free_place(options.out, self._ledger, record.verdict, name, record.verdict_id)
-        picture = self._write_heat_map(judged, place or f"{record.verdict}/{name}")
+        picture = None
+        if judged.heat_map is not None:
+            at = place or f"{record.verdict}/{name}"
+            picture = self._heat_maps.write(judged.heat_map, at, record.verdict_id)
         kept = 0
         if self._retention is not None:
             kept = (0 if place is None else identity.size) + len(judged.heat_map or b"")
@@ -177,20 +183,11 @@ class Station:
         self._unfinished += 1
         self._known[name] = identity
         self.arrivals.done(name)
+        self._heat_maps.show(picture, record.verdict_id)
         if is_view and record.part_id is not None:
             self._parts.note(record.part_id)
         self._notify()
         return [record, *parts]
-
-    def _write_heat_map(self, judged: JudgedImage, place: str) -> str | None:
-        """Write the heat map of an image before its verdict is recorded; return its place."""
-        if judged.heat_map is None:
-            return None
-        picture = heat_map_place(self._ledger, place, judged.record.verdict_id)
-        target = self._options.out / picture
-        target.parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(target, judged.heat_map)
-        return picture
 
     def _finish(self) -> None:
         """Write the lines and move the files that the ledger intends."""

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from kdx.errors import OutputError
-from kdx.station import arrivals, database, lines, places, station
+from kdx.station import arrivals, database, heat_maps, lines, places, station
 from kdx.station.database import FILE
 from kdx.station.ledger import Ledger
 from kdx.station.names import name_pattern
@@ -175,7 +175,7 @@ def test_a_full_disk_is_said_once_and_waited_out(tmp_path, monkeypatch, step):
 
     drop(tmp_path, a="good", b="defective")
     if step == "heat map":
-        monkeypatch.setattr(station, "write_atomic", full(station.write_atomic))
+        monkeypatch.setattr(heat_maps, "write_atomic", full(heat_maps.write_atomic))
     elif step == "ledger":
         monkeypatch.setattr(station.Ledger, "add_file", full(station.Ledger.add_file, fill))
     elif step == "moves":
@@ -209,7 +209,7 @@ def test_what_time_does_not_heal_ends_the_station(tmp_path, monkeypatch, kind):
     def refuse(*_: object) -> None:
         raise kind(errno.EACCES if kind is PermissionError else errno.EIO, "no")
 
-    monkeypatch.setattr(station, "write_atomic", refuse)
+    monkeypatch.setattr(heat_maps, "write_atomic", refuse)
     drop(tmp_path, a="good")
     with pytest.raises(kind):
         list(run(options_for(tmp_path, heat_maps=True)))
