@@ -26,11 +26,11 @@ def watch(
     command: str | None = typer.Option(None, "--exec", help="Run for each verdict, its record on standard input."),
     mqtt: str | None = typer.Option(None, help="Publish each verdict: mqtt://HOST/TOPIC, or mqtts:// with TLS."),
     part_id: str | None = typer.Option(
-        None, help="Regular expression with (?P<part>...) or (?P<product>...), or both."
+        None, help="Regular expression with `(?P<part>...)` or `(?P<product>...)`, or both."
     ),
-    part_of: str | None = typer.Option(None, help="One for parts of several views: (?P<part>...) and (?P<view>...)."),
+    part_of: str | None = typer.Option(None, help="One for several views: `(?P<part>...)` and `(?P<view>...)`."),
     views: str | None = typer.Option(None, help="With --part-of: the views that make a part, such as left,right."),
-    part_timeout: float = typer.Option(10.0, min=0, help="Seconds after which a part that lacks a view is undecided."),
+    part_timeout: float | None = typer.Option(None, min=0, help="Seconds in which a part's views arrive. Default: 10."),
     keep: str | None = typer.Option(None, help="What is kept: good=7d,defective=1y,total=200GB. Default: everything."),
     settle: float = typer.Option(2.0, min=0, help="Seconds for which a file is at rest, unless it was renamed in."),
     scan_every: float = typer.Option(10.0, min=0.1, help="Seconds between listings, which find what was not noticed."),

@@ -57,7 +57,8 @@ class Arrivals:
         clock: Seconds of a clock that does not jump.
 
     Attributes:
-        left_out: A file that stays in the folder and is left out: its name is not that of an image.
+        left_out: A file or folder that stays in the folder and is left out: its name is not that of
+            an image, or it is a link to a folder or to nothing.
         lost: Why the folder could not be listed the last time; None if it was.
     """
 
@@ -78,7 +79,8 @@ class Arrivals:
         self._complete: list[tuple[int, str]] = []  # a heap, by the order of arrival
         self._order = 0
         self._next_scan = self._may_scan = clock()
-        self._others: set[str] = set()  # files at the last listing whose names are not those of images
+        self._others: set[str] = set()  # some of those that the last listing left out
+        self._others_count = 0
         self._observer: Any = None
         self.left_out: str | None = None
         self.lost: str | None = None
@@ -90,6 +92,11 @@ class Arrivals:
     def __exit__(self, *_: object) -> None:
         self._observer.stop()
         self._observer.join()
+
+    @property
+    def others(self) -> tuple[int, str | None]:
+        """How many files and folders the last listing left out, and the first of them."""
+        return self._others_count, min(self._others, default=None)
 
     @property
     def waiting(self) -> int:
@@ -205,10 +212,14 @@ class Arrivals:
             identity = self._identity(name)
             if identity is not None and not self._is_known(name, identity):
                 found.append((identity.mtime_ns, name))
+            elif identity is None and (self._folder / name).is_symlink():
+                kinds.add("not_an_image", name)
         arrived = self._clock()
         for _, name in sorted(found):
             self._see(name, arrived, is_renamed=False)
-        others = {name for one in kinds.remarks if one.kind == "not_an_image" for name in one.first}
+        left_out = [one for one in kinds.remarks if one.kind in {"not_an_image", "linked_folder"}]
+        others = {name for one in left_out for name in one.first}
+        self._others_count = sum(one.count for one in left_out)
         self.left_out = self.left_out or next(iter(sorted(others & self._others)), None)
         self._others = others
         self._on_scan(names)

@@ -72,7 +72,7 @@ def watch_options(
     part_id: str | None,
     part_of: str | None,
     views: str | None,
-    part_timeout: float,
+    part_timeout: float | None,
     keep: str | None,
     settle: float,
     scan_every: float,
@@ -92,6 +92,10 @@ def watch_options(
         raise OptionError("files are either moved or linked", received="`move` and `link`", fix="leave out one of them")
     if semicolons and not csv:
         raise OptionError("`semicolons` would change nothing without `csv`", fix="add `csv`, or leave out `semicolons`")
+    if part_timeout is not None and part_of is None:
+        raise OptionError(
+            "`part_timeout` would change nothing without `part_of`", fix="add `part_of`, or leave out `part_timeout`"
+        )
     bundles = bundle_paths(bundle)
     names = [] if views is None else [name.strip() for name in views.split(",") if name.strip()]
     return WatchOptions(
@@ -105,7 +109,7 @@ def watch_options(
         settle=settle,
         scan_every=scan_every,
         pattern=name_pattern(part_id, part_of, names, has_products=None not in bundles),
-        part_timeout=part_timeout,
+        part_timeout=WatchOptions.part_timeout if part_timeout is None else part_timeout,
         keep=None if keep is None else parse_keep(keep),
         backlog=backlog,
         command=None if command is None else _words(command),

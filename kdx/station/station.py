@@ -22,6 +22,7 @@ from kdx.station.record import VerdictRecord, time_now
 from kdx.station.retention import Retention, StationClock
 from kdx.storage.files import is_disk_full
 from kdx.storage.json_output import encode_json
+from kdx.text import number_of
 
 _FIRST_STATES = {"stay": HERE, "move": MOVING, "link": LINKING}
 _PATIENCE_SECONDS = 0.5
@@ -118,6 +119,7 @@ class Station:
                     continue
                 yield from made
                 if self._options.once and not made and self._is_done():
+                    self._say_left_out()
                     break
         try:
             self._finish()
@@ -137,7 +139,7 @@ class Station:
         self.backlog.update(self.arrivals.waiting)
         self._say_change("folder", self.arrivals.lost, "the folder can be listed again")
         if self.arrivals.left_out is not None:
-            self._say_change("left out", f"files that are not images are left out: {self.arrivals.left_out}")
+            self._say_left_out()
         if closed := self._close_parts():
             return closed
         if arrived is None or self._is_stopping:
@@ -303,6 +305,15 @@ class Station:
         for _ in range(round(_AGAIN_SECONDS / _STEP_SECONDS)):
             if not self._is_stopping:
                 time.sleep(_STEP_SECONDS)
+
+    def _say_left_out(self) -> None:
+        """Say once what is in the folder and is not taken."""
+        count, first = self.arrivals.others
+        if first is not None:
+            text = number_of(count, "[file or folder is|files and folders are]")
+            self._say_change(
+                "left out", f"{text} left out: not images, links to folders, or links to nothing, such as '{first}'"
+            )
 
     def _say_change(self, kind: str, trouble: str | None, otherwise: str = "") -> None:
         """Say a trouble once, and once that it is over."""

@@ -279,6 +279,19 @@ def test_a_backlog_is_said_and_its_end_too(tmp_path):
     assert said == ["9 files wait: they arrive faster than they are judged", "no file waits any longer"]
 
 
+def test_files_that_are_not_taken_are_counted_once(tmp_path):
+    drop(tmp_path, a="good")
+    for name in ("none", "photo.png_1", "notes.txt"):
+        (tmp_path / "in" / name).write_text("x", encoding="utf-8")
+    (tmp_path / "in/lost.png").symlink_to("nowhere.png")
+    (tmp_path / "in/more").symlink_to(tmp_path, target_is_directory=True)
+    said: list[str] = []
+    assert len(list(run(options_for(tmp_path), said.append))) == 1
+    (text,) = said
+    assert text.startswith("5 files and folders are left out:")
+    assert text.endswith("such as 'lost.png'")
+
+
 def test_symbolic_links_and_long_names_are_sorted(tmp_path):
     (tmp_path / "in").mkdir()
     (tmp_path / "camera.png").write_text("good", encoding="utf-8")

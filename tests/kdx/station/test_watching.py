@@ -189,6 +189,7 @@ def test_records_of_the_command_line(place, cli):
         (lambda place: ["--out", str(place / "tile.kdx")], "is not of kdx watch"),
         (lambda place: ["--move", "--link"], "either moved or linked"),
         (lambda place: ["--semicolons"], "--semicolons would change nothing"),
+        (lambda place: ["--part-timeout", "3"], "--part-timeout would change nothing without --part-of"),
         (lambda place: ["--keep", "good=7d"], "--keep would delete nothing"),
         (lambda place: ["--exec", ""], "--exec names no program"),
         (lambda place: ["--exec", "'"], "cannot be split"),
@@ -198,6 +199,11 @@ def test_records_of_the_command_line(place, cli):
 def test_requests_that_make_no_sense_are_refused(place, cli, change, message):
     refused = cli(*arguments(place, *change(place), "--once"), code=2)
     assert message in refused.stderr
+
+
+def test_the_help_shows_the_groups_of_the_expressions(cli):
+    shown = cli("watch", "--help").stdout
+    assert all(f"(?P<{group}>...)" in shown for group in ("part", "product", "view"))
 
 
 def test_the_output_of_another_folder_is_refused(place, cli):
