@@ -261,7 +261,20 @@ class Run:
             exported_with=package_versions(TRAINING_PACKAGES),
             planned_epochs=self.config.recipe.epochs if self.remarks() else None,
             teacher_comparisons=self.config.distilled.comparisons if self.config.distilled else [],
+            earlier_images=0 if self.config.init is UNSET else self._earlier_images,
+            cycles=self._cycles_until(checkpoint.epoch),
         )
+
+    def _cycles_until(self, epoch: int) -> list[int]:
+        """Return the epochs of each cycle that began before an epoch; none for a single one."""
+        cycles = [] if self.config.cycles is UNSET else self.config.cycles
+        begun = [cycle.epochs for cycle in cycles if cycle.after < epoch]
+        return begun if len(begun) > 1 else []
+
+    @property
+    def _earlier_images(self) -> int:
+        """The number of images that only runs were trained on from which this one started."""
+        return len({each.file for each in self.config.trained_on or []} - {*self.config.train_images.values()})
 
     @property
     def _versions(self) -> dict[str, str]:

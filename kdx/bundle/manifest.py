@@ -90,6 +90,9 @@ class Provenance(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         border_weights: The weights by which the graph multiplies each of its maps, by the distance
             from the border in pixels of the map, from the border inwards; an empty list for a map
             without them, and for no map with them. See :mod:`kd_export.graph.border`.
+        earlier_images: The number of images among ``training_images.json`` that only earlier runs
+            were trained on, with whose students this training started.
+        cycles: The epochs of each cycle of the schedule; empty for a single one.
     """
 
     created: str
@@ -104,6 +107,8 @@ class Provenance(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     teacher_comparisons: list[TeacherComparison] = []
     int8: Int8Students | None = None
     border_weights: list[tuple[float, ...]] = []
+    earlier_images: int = 0
+    cycles: list[int] = []
 
     @property
     def schema(self) -> int:

@@ -30,7 +30,7 @@ def outlines_of(
     """Return the polygons of each region, ``[x, y, x, y, ...]`` in pixels of the image.
 
     They follow the edges of the map's pixels. Parts of a region that touch at a corner only are
-    polygons of their own. Holes are filled: a list of polygons cannot have them.
+    polygons of their own. Holes are filled, except those that are open at a corner.
 
     Args:
         regions: Regions of the map, as :func:`kdx.decision.regions.find_regions` returns them.

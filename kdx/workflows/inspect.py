@@ -9,7 +9,7 @@ import msgspec
 
 from kdx.bundle.bundle import Bundle
 from kdx.bundle.index import read_index
-from kdx.bundle.manifest import Int8Students, Manifest
+from kdx.bundle.manifest import Int8Students, Manifest, Provenance
 from kdx.bundle.signature import read_seal
 from kdx.bundle.variants import OWN_THRESHOLD
 from kdx.calibration.described import describe
@@ -65,11 +65,23 @@ def describe_bundle(bundle: Bundle, signature: dict[str, Any] | None) -> dict[st
         **_own_thresholds(manifest),
         "signed": _signed(signature),
         "golden": number_of(len(manifest.golden), "[image|images]"),
-        "trained": f"{epochs} on {number_of(len(trained), '[image|images]')}, data {source.data_sha256[:12]}"
+        "trained": f"{epochs}{_cycles(source)} on {_images(len(trained), source)}, data {source.data_sha256[:12]}"
         + ("" if trained.knows_pixels else "; known by their files alone, not as copies in another format"),
         "exported": f"{source.created}, checkpoint {source.checkpoint_sha256[:12]}, "
         + ", ".join(f"{name} {value}" for name, value in source.exported_with.items()),
     }
+
+
+def _cycles(source: Provenance) -> str:
+    return f", in cycles of {' + '.join(map(str, source.cycles))}," if source.cycles else ""
+
+
+def _images(known: int, source: Provenance) -> str:
+    """Return how many images the run was trained on, and how many only the run before it."""
+    own = number_of(known - source.earlier_images, "[image|images]")
+    if not source.earlier_images:
+        return own
+    return f"{own} (started from students that were trained on {source.earlier_images} others)"
 
 
 def _region(manifest: Manifest) -> str:

@@ -99,7 +99,10 @@ def judge_files(
         files = None
         if results is not None:
             require_thresholds(results, group)
-            files = held.enter_context(ResultFiles(results, paths, list(bundles), records, bad, force=force))
+            texts = {name: _texts(overlay, name, group[name]) for name in bundles}
+            files = held.enter_context(
+                ResultFiles(results, paths, list(bundles), records, bad, texts=texts, force=force)
+            )
         if maps is not None:
             maps.begin()
         area = (results.min_area if results else 0.0) if regions is None else regions.min_area
@@ -133,6 +136,11 @@ def judge_files(
                 records.append(record)
                 if each is not None:
                     each(record)
+
+
+def _texts(overlay: Path | None, bundle: str, detector: Detector) -> list[str]:
+    """Return what every row of a bundle's verdicts has, beside the files of its image."""
+    return [detector.threshold_by_hand or "", *([] if overlay is None else [str(overlay / bundle)])]
 
 
 def _regions(detector: Detector, verdict: Verdict, options: RegionOptions) -> list[dict[str, Any]] | None:

@@ -119,6 +119,7 @@ class ResultFiles:
         bundles: The names of the bundles; several have a folder each.
         records: The records of the verdicts, which the caller adds.
         bad: The reasons why images were skipped, by path, which the caller adds.
+        texts: Further texts in every row of a bundle, for the table's room on the disk.
         force: Whether to replace files that exist.
 
     Raises:
@@ -134,6 +135,7 @@ class ResultFiles:
         records: Sequence[Mapping[str, Any]],
         bad: Mapping[str, str],
         *,
+        texts: Mapping[str, Sequence[str]] | None = None,
         force: bool = False,
     ) -> None:
         self._options, self._paths, self._records, self._bad = options, paths, records, bad
@@ -157,7 +159,7 @@ class ResultFiles:
             folder.mkdir(parents=True, exist_ok=True)
         self._space = options.folder / f".{TABLE}.space.part"
         if options.csv is not None:
-            self._keep_space(len(bundles))
+            self._keep_space(texts or {})
 
     def add(
         self, path: Path, bundle: str, verdict: Verdict, detector: Detector, regions: Sequence[Region] | None = None
@@ -216,12 +218,15 @@ class ResultFiles:
         for target in self._targets_of(ours, path):
             target.unlink(missing_ok=True)
 
-    def _keep_space(self, bundles: int) -> None:
+    def _keep_space(self, texts: Mapping[str, Sequence[str]]) -> None:
         """Take the space of the table, so that it fits on a disk that maps have filled."""
         try:
             with self._space.open("wb") as file:
-                for path in self._paths:  # the image, its map, its mask, and a reason
-                    file.write(bytes(bundles * (_ROW + 4 * len(os.fsencode(path)))))
+                for path in self._paths:
+                    for name, ours in self._of.items():
+                        written = (name, *map(str, self._targets_of(ours, path)), *texts.get(name, ()))
+                        # The image is named in the reason why it was skipped, and in its heat map.
+                        file.write(bytes(_ROW + 4 * _bytes(str(path)) + sum(map(_bytes, written))))
         except OSError as error:
             self._space.unlink(missing_ok=True)
             error.filename = error.filename or str(self._options.folder / TABLE)
@@ -275,6 +280,11 @@ class ResultFiles:
 
     def _label_file(self, ours: _OfBundle, path: Path) -> Path:
         return (ours.folder / _LABELS / self._names[path]).with_suffix(".txt")
+
+
+def _bytes(text: str) -> int:
+    """Return how many bytes of the table a text takes."""
+    return len(text.encode("utf-8", "backslashreplace")) + text.count('"')
 
 
 def require_thresholds(options: ResultOptions, group: DetectorGroup) -> None:

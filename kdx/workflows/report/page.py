@@ -112,7 +112,7 @@ def render_page(content: Content) -> bytes:
         histogram=histogram(axis.position(scored.scores), scored.types != GOOD),
         axis=axis,
         ticks=axis.ticks(),
-        trained_images=len(content.bundle.training_images()),
+        trained_images=len(content.bundle.training_images()) - content.bundle.manifest.provenance.earlier_images,
         style=Markup((pieces / "page.css").read_text(encoding="utf-8")),  # noqa: S704  # our own file
         script=Markup(script),  # noqa: S704
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),

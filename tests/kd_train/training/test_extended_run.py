@@ -79,6 +79,9 @@ def test_the_new_cycle_is_recorded_and_epochs_keep_counting(short, extended):
     assert [one.epoch for one in history] == [1, 2, 3, 4]
     assert history[:2] == before.checkpoint("last").history
     after.require_finished()
+    last = after.checkpoint("last")
+    assert after.provenance(last).cycles == [2, 2]
+    assert after.provenance(msgspec.structs.replace(last, epoch=2)).cycles == []
 
 
 def test_the_learning_rate_begins_again(extended):

@@ -108,6 +108,8 @@ def test_images_of_the_source_count_as_trained_on(source, started):
     known = Run(started).config.known_images()
     assert all(known.likeness(one) is Likeness.SAME for one in Run(source).config.known_images().images)
     assert len(known.images) == 12
+    opened = Run(started)
+    assert opened.provenance(opened.checkpoint("last")).earlier_images == 6
 
 
 def test_where_all_images_are_known_none_can_be_held_out(dataset):

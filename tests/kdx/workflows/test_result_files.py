@@ -22,6 +22,7 @@ from kdx.decision import map_files
 from kdx.decision.regions import NEIGHBOURS
 from kdx.errors import OptionError, OutputError
 from kdx.imaging.field_of_view import FieldOfView
+from kdx.storage.spreadsheet import csv_lines
 from kdx.workflows import result_files
 from kdx.workflows.result_files import ResultFiles, ResultOptions, place_of, result_options
 from kdx.workflows.result_names import relative_names
@@ -180,7 +181,7 @@ def test_a_full_disk_has_room_for_the_table_and_the_command_is_given(cli, tiny_b
 
     def limited(path: Path, *data: bytes) -> None:
         used = sum(file.stat().st_size for file in out.rglob("*") if file.is_file())
-        if used + sum(map(len, data)) > 5 * 500 + 2 * 17_500:  # room for five rows and two maps
+        if used + sum(map(len, data)) > 5 * 1_200 + 2 * 17_500:  # room for five rows and two maps
             raise OSError(errno.ENOSPC, "no space", str(path))
         write(path, *data)
 
@@ -364,3 +365,18 @@ def test_a_result_replaces_no_image(tiny_bundle, dataset, tmp_path, monkeypatch)
     (tmp_path / "a.png").write_bytes(b"")
     with pytest.raises(OutputError, match="is an image and would be replaced"):
         ResultFiles(ResultOptions(folder=tmp_path, masks=True), [image, tmp_path / "a.png"], ["b"], [], {}, force=True)
+
+
+def test_the_room_of_the_table_holds_long_folders_and_reasons(tmp_path):
+    """A row with a map, a mask, a heat map and a reason is no longer than what is kept for it."""
+    folder, image, reason = tmp_path / ("f" * 120) / "out", Path("new/a.png"), "ж" * 450 + '"' * 50
+    options = ResultOptions(folder=folder, csv="comma", maps="tiff", masks=True)
+    overlay = folder / "overlay"
+    texts = {"tile": [reason, str(overlay)]}
+    files = ResultFiles(options, [image], ["tile"], [], {}, texts=texts)
+    row = dict.fromkeys(files._columns(), "x" * 20) | {
+        "threshold_by_hand": reason,
+        "overlay": str(overlay / "a.png"),
+        **{kind: str(path) for kind, path in files._of["tile"].maps.targets("a.png").items()},
+    }
+    assert files._space.stat().st_size >= len(list(csv_lines([row], list(row), "comma"))[1])
