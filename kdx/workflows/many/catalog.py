@@ -135,10 +135,9 @@ class Product(_TrainingKeys, frozen=True, kw_only=True):  # type: ignore[misc, c
 
     @property
     def files(self) -> list[Path]:
-        """The files that the catalogue names: of weights, parts, and the run of ``init``."""
+        """The files that the catalogue names: of weights and parts."""
         weights = [Path(part) for part in self.weights.split(",") if part not in _NAMED_WEIGHTS]
-        initial = [Path(self.init) / f"{each}.json" for each in ("last", "best")] if self.init else []
-        return [*weights, *([Path(self.parts)] if self.parts else []), *initial]
+        return [*weights, *([Path(self.parts)] if self.parts else [])]
 
     @property
     def teacher_files(self) -> list[Path]:

@@ -67,8 +67,27 @@ def product_fingerprint(order: ProductOrder, folder: ImageFolder) -> str:
     files = [*folder.good, *(path for image in folder.test for path in (image.path, image.mask) if path is not None)]
     named = [(path.name, path) for path in [*files, *product.files]]
     named += [(f"teacher {path.name}", path) for path in product.teacher_files]
-    contents = hash_of_hashes(f"{name} {sha256_file(path)}" for name, path in named if path.is_file())
-    return sha256_bytes(msgspec.json.encode([product.decisive, contents]))
+    hashes = [f"{name} {sha256_file(path)}" for name, path in named if path.is_file()]
+    hashes += [f"init {_initial_students(order)}"] if product.init else []
+    return sha256_bytes(msgspec.json.encode([product.decisive, hash_of_hashes(hashes)]))
+
+
+def _initial_students(order: ProductOrder) -> str:
+    """Return the hash of the students with which a product's training starts.
+
+    Where their run is gone, it is the hash of those with which the product's own run started: a
+    finished product does not need them again.
+    """
+    from kd_train.training.run_folder import Run
+
+    assert order.product.init is not None
+    with contextlib.suppress(CheckpointError):
+        run = Run(Path(order.product.init))
+        return run.checkpoint(run.config.recipe.checkpoint).sha256
+    with contextlib.suppress(CheckpointError):
+        begun = Run(order.run).config.init
+        return "" if begun is msgspec.UNSET else begun.checkpoint_sha256
+    return ""
 
 
 def kept_result(order: ProductOrder) -> ProductResult | None:

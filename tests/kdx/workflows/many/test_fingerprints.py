@@ -17,6 +17,7 @@ from PIL import Image
 from kd_train.reproduction.runs import ReproduceOptions
 from kd_train.training.options import TrainOptions
 from kdx.storage.files import sha256_bytes
+from kdx.storage.json_records import encode_record
 from kdx.workflows.fit.request import FitRequest
 from kdx.workflows.many.catalog import read_catalog
 from tests.images import solar_cells
@@ -149,20 +150,36 @@ def test_a_compact_teachers_files_are_hashed_by_their_role(tmp_path):
     assert fingerprint()[0] != before[0]
 
 
-def test_the_content_of_a_run_to_start_from_is_hashed(tmp_path):
+def test_the_students_to_start_from_are_hashed_and_not_needed_again(tmp_path, tiny_run):
     from kd_train.datasets import open_data
+    from kd_train.training.run_config import InitialStudents
+    from kd_train.training.run_folder import Run
     from kdx.workflows.many.product import product_fingerprint
 
     (tmp_path / "good").mkdir()
-    (tmp_path / "earlier").mkdir()
     for index, pixels in enumerate(solar_cells(3, (32, 32))):
         Image.fromarray(pixels).save(tmp_path / "good" / f"{index}.png")
+    earlier, own = (Path(shutil.copytree(tiny_run, tmp_path / name)) for name in ("earlier", "own"))
     catalog = tmp_path / "catalog.toml"
     catalog.write_text("[products.a]\ndata = 'good'\ninit = 'earlier'\n", encoding="utf-8")
     product = read_catalog(catalog)["a"]
-    assert product.train_options().init == tmp_path / "earlier"
-    fingerprints = set()
-    for content in ("{}", '{"sha256": "1"}'):
-        (tmp_path / "earlier/last.json").write_text(content, encoding="utf-8")
-        fingerprints.add(product_fingerprint(SimpleNamespace(product=product), open_data(tmp_path / "good")))
-    assert len(fingerprints) == 2
+    assert product.train_options().init == earlier
+
+    def fingerprint() -> str:
+        return product_fingerprint(SimpleNamespace(product=product, run=own), open_data(tmp_path / "good"))
+
+    run = Run(earlier)
+    checkpoint = run.checkpoint(run.config.recipe.checkpoint)
+    students = InitialStudents(
+        run=str(earlier), checkpoint_sha256=checkpoint.sha256, teacher_sha256="", epoch=1, data_sha256=""
+    )
+    config = msgspec.structs.replace(Run(own).config, init=students)
+    (own / "run.json").write_bytes(encode_record(config))
+    before = fingerprint()
+    earlier.rename(tmp_path / "moved")
+    assert fingerprint() == before
+    (tmp_path / "moved").rename(earlier)
+    other = encode_record(msgspec.structs.replace(checkpoint, sha256="1"))
+    for name in ("last", "best"):
+        (earlier / f"{name}.json").write_bytes(other)
+    assert fingerprint() != before
