@@ -125,6 +125,13 @@ class Reviews:
         path = self._folder / DATABASE
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
+            if not path.exists() and any(self._folder.iterdir()):
+                # A bundle, a data set: images that the database does not know are removed later.
+                raise OutputError(
+                    f"'{self._folder}' holds other files, and no reviews",
+                    expected="an empty folder, or that of an earlier call",
+                    fix="choose another folder",
+                )
             self._handle = open_to_lock(self._folder)
             if self._handle is not None:
                 lock(self._handle)

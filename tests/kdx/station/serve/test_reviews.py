@@ -294,3 +294,16 @@ def test_what_was_said_measures_a_bundle_and_chooses_no_threshold(tmp_path, dete
     assert "chosen by their score" in cli("calibrate", bundle, dataset, *with_defects).stderr
     for folder in (reviewed, reviewed / "test/good"):
         assert "chosen by their score" in cli("calibrate", bundle, folder, code=2).stderr
+
+
+def test_a_folder_of_other_files_is_refused_and_left_alone(tiny_bundle, tmp_path, detector) -> None:
+    data = tmp_path / "parts"
+    (data / "images").mkdir(parents=True)
+    (data / "images" / "a.png").write_bytes(b"mine")
+    for folder in (data, shutil.copytree(tiny_bundle, tmp_path / "tile.kdx")):
+        before = sorted(folder.rglob("*"))
+        with pytest.raises(OutputError, match="holds other files, and no reviews"):
+            Reviews(folder, 1 << 30, {"tiny": detector})
+        assert sorted(folder.rglob("*")) == before
+    with opened(tmp_path / "empty", detector), pytest.raises(OutputError, match="another server"):
+        Reviews(tmp_path / "empty", 1 << 30, {"tiny": detector})
