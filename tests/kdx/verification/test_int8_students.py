@@ -141,7 +141,7 @@ def test_the_certificate_names_the_reference(students_bundle, cli) -> None:
 
 def test_inspect_says_that_the_students_were_trained(students_bundle, tiny_bundle, cli) -> None:
     said = cli("inspect", students_bundle).stdout
-    assert "trained as INT8 networks for 3 epochs, values clipped at 1.5 times the largest" in said
+    assert "trained as INT8 networks for 3 epochs, values clipped at 1.5 times their limit" in said
     assert f"checkpoint {'1' * 12}, teacher {'2' * 12}" in said
     assert cli("inspect", students_bundle, "--json").json["manifest"]["provenance"]["int8"]["epoch"] == 3
     assert "INT8 students" not in cli("inspect", tiny_bundle).stdout
