@@ -58,5 +58,11 @@ def parse_broker(url: str) -> Broker:
             fix=f"leave it out, and set the variable {PASSWORD} of the environment",
         )
     user = None if parts.username is None else unquote(parts.username)
+    if user is None and os.environ.get(PASSWORD):
+        raise OptionError(
+            f"the password in {PASSWORD} has no effect: `mqtt` names no user",
+            received=url,
+            fix=f"name the user, {parts.scheme}://USER@{parts.hostname}/..., or unset {PASSWORD}",
+        )
     is_secure = parts.scheme == "mqtts"
     return Broker(parts.hostname, port or _PORTS[parts.scheme], topic, is_secure, user, os.environ.get(PASSWORD))

@@ -67,9 +67,13 @@ class Command:
             try:
                 # Standard output is that of the records.
                 ended = subprocess.run(self._words, input=line, stdout=2, timeout=self._seconds, check=False)
-            except (OSError, subprocess.TimeoutExpired) as error:
-                return done, str(error)
-            if ended.returncode != 0:
+            except subprocess.TimeoutExpired:
+                return done, f"the command did not end within {self._seconds:g} s"
+            except OSError as error:
+                return done, f"the command cannot be run: {error.strerror or error}"
+            if ended.returncode < 0:
+                return done, f"the command was ended by signal {-ended.returncode}"
+            if ended.returncode:
                 return done, f"exit status {ended.returncode}"
             done.append(number)
         return done, ""

@@ -5,7 +5,9 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
+from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 _AT_CWD, _NO_REPLACE = -100, 1
 
@@ -29,9 +31,17 @@ def rename_new(source: Path, target: Path) -> None:
 
 def _rename_no_replace(source: Path, target: Path) -> int:
     """Rename in one step where Linux can; return 0 or the number of the error."""
-    try:
-        renameat2 = ctypes.CDLL(None, use_errno=True).renameat2
-    except (AttributeError, OSError, TypeError):
+    renameat2 = _renameat2()
+    if renameat2 is None:
         return errno.ENOSYS
     failed = renameat2(_AT_CWD, os.fsencode(source), _AT_CWD, os.fsencode(target), _NO_REPLACE)
     return ctypes.get_errno() if failed else 0
+
+
+@lru_cache(maxsize=1)
+def _renameat2() -> Any:
+    """Return the function of the system's library, or None where there is none."""
+    try:
+        return ctypes.CDLL(None, use_errno=True).renameat2
+    except (AttributeError, OSError, TypeError):
+        return None

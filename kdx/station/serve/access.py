@@ -17,18 +17,17 @@ from kdx.station.serve.problems import RefusedError, problem_response
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Receive, Scope, Send
 
-# Whether the process lives says nothing that needs a token.
-# The page's files hold nothing of the line either; the page asks for the token.
+# These need no token: they reveal nothing of the line, and the page asks for the token itself.
 OPEN_PATHS = frozenset({"/health", "/", "/page.css", "/page.js", "/session"})
 SESSION = "kdx_session"
 
 
 class AccessError(KdxError):
-    """A request may not be answered."""
+    """A request is not allowed."""
 
 
 class Access:
-    """Answers requests that may not be answered with a problem document, and passes on the others.
+    """Rejects requests that are not allowed, with a problem document, and passes on the others.
 
     Without a token, a server on this machine is asked by name of this machine only: a web page of
     another site could otherwise let its own name lead here, and read the answers.
@@ -45,7 +44,7 @@ class Access:
         self._session = None if token is None else session_of(token)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer a request, or pass it on."""
+        """Reject a request, or pass it on."""
         refusal = self._refusal(scope) if scope["type"] == "http" else None
         if refusal is None:
             await self._app(scope, receive, send)

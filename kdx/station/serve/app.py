@@ -24,7 +24,7 @@ from kdx.station.serve.figures import Figures
 from kdx.station.serve.judge import Job, Judge
 from kdx.station.serve.live_page import LivePage
 from kdx.station.serve.openapi import openapi_document
-from kdx.station.serve.options import ServeOptions
+from kdx.station.serve.options import ServeOptions, verdicts_path
 from kdx.station.serve.problems import RefusedError, problem_response
 from kdx.station.serve.requests import asked_of, read_body
 
@@ -110,7 +110,7 @@ class Service:
         if name is None:
             error = OptionError(
                 "several bundles are served, and the path names none",
-                expected=" or ".join(f"/v1/bundles/{each}/verdicts" for each in self._judges),
+                expected=" or ".join(verdicts_path(each) for each in self._judges),
             )
             raise RefusedError(HTTPStatus.BAD_REQUEST, error)
         if name not in self._judges:

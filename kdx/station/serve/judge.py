@@ -8,6 +8,7 @@ import traceback
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import cached_property
 from http import HTTPStatus
 from typing import Protocol
 
@@ -21,6 +22,7 @@ from kdx.station.record import JudgedBy, Shown, VerdictRecord, judged, not_judge
 from kdx.station.serve.answers import Asked, BundleInfo, VerdictAnswer, answer_of
 from kdx.station.serve.figures import BundleFigures
 from kdx.station.serve.live import Seen
+from kdx.station.serve.options import verdicts_path
 from kdx.station.serve.problems import RefusedError, refused
 from kdx.station.serve.sent_image import frame_of
 from kdx.storage.files import sha256_bytes
@@ -29,7 +31,7 @@ _HARDLY_ANY = 0.2  # the weight of the latest duration in their running mean
 
 
 class Observer(Protocol):
-    """Is told of what a judge does. Its methods return within microseconds, and raise nothing."""
+    """Receives the verdicts of a judge. Its methods return at once, and raise nothing."""
 
     def add(self, seen: Seen) -> None:
         """Take a verdict."""
@@ -54,7 +56,11 @@ class Job:
 
     def __init__(self, data: bytes, asked: Asked) -> None:
         self.data, self.asked = data, asked
-        self.shown = Shown(image=asked.image, image_sha256=sha256_bytes(data), part_id=asked.part_id)
+
+    @cached_property
+    def shown(self) -> Shown:
+        """The image in records. Its hash is computed by the judge's thread, not by the server's."""
+        return Shown(image=self.asked.image, image_sha256=sha256_bytes(self.data), part_id=self.asked.part_id)
 
     def forget(self) -> None:
         """Free the memory of an image that nobody waits for any more."""
@@ -71,7 +77,7 @@ class Judge:
         detector: The detector.
         by: What the records say of the detector.
         figures: The figures of the bundle.
-        observers: What is told of every verdict, and of images that have none.
+        observers: They receive every verdict, and count images that have none.
         places: How many requests may be received, wait or be judged at once.
     """
 
@@ -94,11 +100,11 @@ class Judge:
 
     @property
     def info(self) -> BundleInfo:
-        """What clients are told of the bundle."""
+        """The description of the bundle for clients."""
         detector = self.detector
         return BundleInfo(
             name=self.name,
-            verdicts=f"/v1/bundles/{self.name}/verdicts",
+            verdicts=verdicts_path(self.name),
             input=detector.input,
             loaded=self.by,
             threshold=detector.threshold,

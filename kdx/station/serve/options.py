@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import ipaddress
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import quote
 
 from kdx.errors import OptionError
 
+# How many bytes parts to review take at most, unless the user says otherwise.
+DATA_BYTES = 10 * 10**9
 _SHORTEST_TOKEN = 16
 _LOOPBACK = "localhost"
 _MAKE_ONE = 'python -c "import secrets; print(secrets.token_urlsafe(32))"'
@@ -30,7 +34,7 @@ class ServeOptions:
         max_body: The largest body of a request in bytes.
         body_seconds: The time within which a body must arrive.
         data: The folder for parts to review, or None.
-        data_bytes: How many bytes images in it may take.
+        data_bytes: How many bytes images in it may take; None for :data:`DATA_BYTES`.
 
     Raises:
         OptionError: A certificate without a key, or the reverse; or other machines could use the
@@ -47,7 +51,7 @@ class ServeOptions:
     max_body: int = 64 << 20
     body_seconds: float = 30.0
     data: Path | None = None
-    data_bytes: int = 10 << 30
+    data_bytes: int | None = None
 
     @property
     def scheme(self) -> str:
@@ -67,6 +71,14 @@ class ServeOptions:
     def __post_init__(self) -> None:
         if (self.tls_cert is None) != (self.tls_key is None):
             raise OptionError("`tls_cert` and `tls_key` belong together", fix="give both, or neither")
+        if self.data_bytes is not None and self.data is None:
+            raise OptionError("`data_gb` has no effect without `data`", fix="name a folder: `data=station`")
+        if self.no_token and is_loopback(self.host):
+            raise OptionError(
+                "`no_token` has no effect: other machines do not reach this address",
+                received=self.host,
+                fix="leave it out",
+            )
         if self.no_token and self.token is not None:
             raise OptionError("`no_token` contradicts `token_file`", fix="leave out one of them")
         if not is_loopback(self.host) and self.token is None and not self.no_token:
@@ -112,6 +124,11 @@ def read_token(path: Path | None) -> str | None:
     return text
 
 
+def verdicts_path(name: str) -> str:
+    """Return the path in URLs to which images are sent for a bundle."""
+    return f"/v1/bundles/{quote(name, safe='')}/verdicts"
+
+
 def require_names(bundles: Sequence[Path]) -> dict[str, Path]:
     """Return bundles by the names that they have in URLs: their folders', without ``.kdx``.
 
@@ -120,7 +137,8 @@ def require_names(bundles: Sequence[Path]) -> dict[str, Path]:
     """
     named: dict[str, Path] = {}
     for path in bundles:
-        name = (path.name or path.resolve().name).removesuffix(".kdx")
+        # As it is written, a symbolic link too, but neither "." nor "..".
+        name = Path(os.path.abspath(path)).name.removesuffix(".kdx")  # noqa: PTH100  # resolve follows links
         if name in named:
             raise OptionError(f"two bundles are named '{name}'", fix="rename one of the folders")
         named[name] = path

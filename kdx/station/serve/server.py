@@ -24,7 +24,7 @@ from kdx.station.serve.figures import Figures
 from kdx.station.serve.judge import Judge, Observer
 from kdx.station.serve.live import Live
 from kdx.station.serve.live_page import LivePage
-from kdx.station.serve.options import ServeOptions, require_names
+from kdx.station.serve.options import DATA_BYTES, ServeOptions, require_names
 from kdx.station.serve.reviews import Reviews
 
 # Requests that are in the queue at SIGTERM are answered within this time, or not at all.
@@ -96,7 +96,7 @@ def server_of(bundles: Sequence[Path], options: ServeOptions, how: LoadOptions) 
         reviews = None
         if options.data is not None:
             detectors = {name: detector for name, (detector, _) in loaded.items()}
-            reviews = held.enter_context(closing(Reviews(options.data, options.data_bytes, detectors)))
+            reviews = held.enter_context(closing(Reviews(options.data, options.data_bytes or DATA_BYTES, detectors)))
         observers: list[Observer] = [live] if reviews is None else [live, reviews]
         judges = {
             name: held.enter_context(

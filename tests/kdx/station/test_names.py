@@ -54,6 +54,9 @@ def test_brokers(monkeypatch):
     found = parse_broker("mqtts://line%203@broker.local:8884/plant/line3")
     assert found == Broker("broker.local", 8884, "plant/line3", is_secure=True, user="line 3", password="secret")
     assert "secret" not in repr(found)
+    with pytest.raises(OptionError, match="names no user"):
+        parse_broker("mqtt://[::1]/t")
+    monkeypatch.delenv("KDX_MQTT_PASSWORD")
     assert parse_broker("mqtt://[::1]/t").port == 1883
 
 

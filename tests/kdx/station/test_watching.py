@@ -256,15 +256,21 @@ def test_a_command_gets_each_record_until_it_takes_it(posted, tmp_path, monkeypa
 
 
 @pytest.mark.parametrize(
-    "command", [["/does/not/exist"], [sys.executable, "-c", "import time; time.sleep(1000)"], ["false"]]
+    ("command", "seconds", "reason"),
+    [
+        (["/does/not/exist"], 60.0, "the command cannot be run: No such file or directory"),
+        ([sys.executable, "-c", "import time; time.sleep(1000)"], 0.2, "the command did not end within 0.2 s"),
+        (["sh", "-c", "kill -9 $$"], 60.0, "the command was ended by signal 9"),
+        (["false"], 60.0, "exit status 1"),
+    ],
 )
-def test_a_command_that_takes_nothing_loses_nothing(posted, command):
+def test_a_command_that_takes_nothing_loses_nothing(posted, command, seconds, reason):
     said: list[str] = []
-    courier = Courier(posted, Command(command, seconds=0.2), said.append)
+    courier = Courier(posted, Command(command, seconds), said.append)
     courier.start()
     courier.end(when_done=True)
     assert waiting(posted) == 3
-    assert len(said) == 1
+    assert said == [f"exec does not receive verdicts ({reason}): 3 verdicts wait, and none is lost"]
 
 
 def test_an_unexpected_error_ends_no_delivery(posted, monkeypatch):

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from kdx.errors import OptionError
-from kdx.station.serve.options import ServeOptions, is_loopback, read_token, require_names
+from kdx.station.serve.options import ServeOptions, is_loopback, read_token, require_names, verdicts_path
 from tests.serving import PNG, Client, served
 
 pytest.importorskip("starlette", reason="the extra serve is not installed")
@@ -90,7 +90,9 @@ def test_which_addresses_only_this_machine_reaches(host, is_own):
     [
         ({"host": "0.0.0.0"}, "no_token=True"),
         ({"tls_cert": Path("cert.pem")}, "belong together"),
-        ({"token": TOKEN, "no_token": True}, "contradicts"),
+        ({"host": "0.0.0.0", "token": TOKEN, "no_token": True}, "contradicts"),
+        ({"no_token": True}, "no effect"),
+        ({"data_bytes": 10**9}, "no effect without `data`"),
     ],
 )
 def test_options_that_are_not_safe_are_refused(options, said):
@@ -128,6 +130,8 @@ def test_a_token_is_the_only_line_of_its_file(tmp_path):
 
 def test_bundles_have_names_of_their_own():
     assert list(require_names([Path("a/tile.kdx"), Path("nut")])) == ["tile", "nut"]
+    assert list(require_names([Path("tile.kdx/..")])) == [Path.cwd().name]
+    assert verdicts_path("tile 5#") == "/v1/bundles/tile%205%23/verdicts"
     with pytest.raises(OptionError, match="two bundles are named 'tile'"):
         require_names([Path("a/tile.kdx"), Path("b/tile.kdx")])
 
