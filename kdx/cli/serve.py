@@ -7,8 +7,8 @@ from pathlib import Path
 import typer
 from rich.markup import escape
 
-from kdx.cli.error_output import Interrupted, LinesCommand
-from kdx.cli.output import out, print_json_line
+from kdx.cli.error_output import LinesCommand
+from kdx.cli.output import out, print_json_line, say
 from kdx.cli.shared_options import REQUIRE_SIGNATURE_OPTION, THREADS_OPTION
 from kdx.workflows.packages import needs
 
@@ -37,7 +37,7 @@ def serve(
 
     A browser shows the line at /, and /openapi.json describes the interface. Only this machine can
     reach the server, unless --host names another address; then --token-file is needed. On SIGTERM
-    or Ctrl-C, requests that were accepted are answered.
+    or Ctrl-C, requests that were accepted are answered, and the exit status is 0.
     """
     with needs("serve", "kdx serve"):
         from kdx.station.serve.options import ServeOptions, read_token
@@ -48,12 +48,10 @@ def serve(
         places=queue, max_body=max_body << 20, data=data, data_bytes=data_gb and data_gb * 10**9,
     )  # fmt: skip
     how = LoadOptions(backend=backend, precision=precision, threads=threads, require_signature=require_signature)
-    try:
-        with server_of(bundles, options, how) as server:
-            if json:
-                print_json_line({"url": server.url, "bundles": list(server.judges)})
-            else:
-                out.print(f"{server.url}: {escape(', '.join(server.judges))}; end with Ctrl-C")
-            server.run()
-    except KeyboardInterrupt:
-        raise Interrupted("requests that were accepted have been answered") from None
+    with server_of(bundles, options, how) as server:
+        if json:
+            print_json_line({"url": server.url, "bundles": list(server.judges)})
+        else:
+            out.print(f"{server.url}: {escape(', '.join(server.judges))}; end with Ctrl-C")
+        server.run()
+        say("ended: requests that were accepted have been answered")

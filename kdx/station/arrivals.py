@@ -108,6 +108,11 @@ class Arrivals:
         """Whether the folder was listed and no file in it waits or is being written."""
         return self.lost is None and not self._candidates and self._next_scan > self._clock()
 
+    def left(self) -> int:
+        """List the folder, and return how many files in it are not judged."""
+        self._list()
+        return len(self._candidates)
+
     def wake(self) -> None:
         """End a wait of :meth:`next`, from another thread or a signal's handler."""
         self._notices.put(None)
@@ -137,9 +142,13 @@ class Arrivals:
                     return None
                 self._take(*notice)
 
+    def arrived(self, name: str) -> float:
+        """Return when a file arrived that waits, or is being written."""
+        return self._candidates[name].arrived
+
     def age(self, name: str) -> float:
-        """Return how many seconds ago a file arrived that waits, or is being written."""
-        return self._clock() - self._candidates[name].arrived
+        """Return how many seconds ago that was."""
+        return self._clock() - self.arrived(name)
 
     def is_behind(self, age: float) -> bool:
         """Whether a complete file waits that arrived so many seconds ago, or earlier."""

@@ -8,6 +8,8 @@ is away delays no verdict, and nothing is forgotten until it is back. Repeats ha
 from __future__ import annotations
 
 import contextlib
+import os
+import signal
 import subprocess
 import threading
 from collections.abc import Callable, Sequence
@@ -20,8 +22,10 @@ from kdx.text import number_of
 
 # How long a receiver that failed is left alone: twice as long each time.
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 60.0
-# After how many seconds a command is ended that does not end by itself.
-COMMAND_SECONDS = 60.0
+# After how many seconds a command is ended that does not end by itself, and after how many once the
+# station is to stop.
+COMMAND_SECONDS, LAST_SECONDS = 60.0, 5.0
+_STEP_SECONDS = 0.1
 
 
 class Receiver(Protocol):
@@ -49,14 +53,17 @@ class Command:
 
     Args:
         words: The program and its arguments. No shell interprets them.
-        seconds: After how many seconds it is ended.
+        seconds: After how many seconds it is ended, with the programs that it started.
+        last_seconds: After how many seconds it is ended once the station is to stop.
     """
 
     name = "exec"
     at_once = 1
 
-    def __init__(self, words: Sequence[str], seconds: float = COMMAND_SECONDS) -> None:
-        self._words, self._seconds = list(words), seconds
+    def __init__(
+        self, words: Sequence[str], seconds: float = COMMAND_SECONDS, last_seconds: float = LAST_SECONDS
+    ) -> None:
+        self._words, self._seconds, self._last_seconds = list(words), seconds, last_seconds
 
     def send(self, messages: Sequence[tuple[int, bytes]], stop: threading.Event) -> tuple[list[int], str]:
         """Run the command for each message; exit status 0 acknowledges it."""
@@ -65,21 +72,47 @@ class Command:
             if stop.is_set():
                 break
             try:
-                # Standard output is that of the records.
-                ended = subprocess.run(self._words, input=line, stdout=2, timeout=self._seconds, check=False)
-            except subprocess.TimeoutExpired:
-                return done, f"the command did not end within {self._seconds:g} s"
+                status = self._run(line, stop)
             except OSError as error:
                 return done, f"the command cannot be run: {error.strerror or error}"
-            if ended.returncode < 0:
-                return done, f"the command was ended by signal {-ended.returncode}"
-            if ended.returncode:
-                return done, f"exit status {ended.returncode}"
+            if status is None:
+                seconds = self._last_seconds if stop.is_set() else self._seconds
+                return done, f"the command did not end within {seconds:g} s"
+            if status < 0:
+                return done, f"the command was ended by signal {-status}"
+            if status:
+                return done, f"exit status {status}"
             done.append(number)
         return done, ""
 
+    def _run(self, line: bytes, stop: threading.Event) -> int | None:
+        """Return the exit status of the command; None if it was ended because it did not end."""
+        # Standard output is that of the records. In a group of its own, the command can be ended
+        # with the programs that it started, and Ctrl-C does not reach it.
+        with subprocess.Popen(self._words, stdin=subprocess.PIPE, stdout=2, start_new_session=True) as process:
+            left, last, more = self._seconds, self._last_seconds, line or None
+            while True:
+                try:
+                    process.communicate(more, timeout=_STEP_SECONDS)
+                    return process.returncode
+                except subprocess.TimeoutExpired:
+                    more = None  # it is being sent
+                    left, last = left - _STEP_SECONDS, last - (_STEP_SECONDS if stop.is_set() else 0.0)
+                    if min(left, last) <= 0:
+                        _kill(process)
+                        return None
+
     def close(self) -> None:
         """Do nothing: a command ends by itself."""
+
+
+def _kill(process: subprocess.Popen[bytes]) -> None:
+    """End a process and, except on Windows, the programs that it started."""
+    if os.name == "nt":
+        process.kill()
+    else:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
 
 
 class Courier(threading.Thread):
@@ -108,13 +141,19 @@ class Courier(threading.Thread):
         """Take notice that there are new messages."""
         self._there_is_work.set()
 
-    def end(self, *, when_done: bool = False) -> None:
-        """End after the message in hand, or when the outbox is empty or the receiver is away."""
+    def end(self, *, when_done: bool = False, is_stopping: Callable[[], bool] = lambda: False) -> None:
+        """End after the message in hand, or when the outbox is empty or the receiver is away.
+
+        Args:
+            when_done: Whether to deliver what is in the outbox first.
+            is_stopping: Whether to end after the message in hand all the same.
+        """
         self._ends_when_done = when_done
-        if not when_done:
-            self._stopping.set()
-        self._there_is_work.set()
-        self.join()
+        while self.is_alive():
+            if not when_done or is_stopping():
+                self._stopping.set()
+            self._there_is_work.set()
+            self.join(_STEP_SECONDS)
 
     def run(self) -> None:
         """Deliver messages until :meth:`end`."""

@@ -42,7 +42,7 @@ class InHand:
 
     def begin(self, name: str, identity: Identity) -> bool:
         """Take a file in hand; return False if too many processes ended at it."""
-        file = _File(os.fsencode(name), *identity, tries=1)
+        file = _File(os.fsencode(name), identity.size, identity.mtime_ns, tries=1)
         left = self._left
         if left is not None and (left.name, left.size, left.mtime_ns) == (file.name, file.size, file.mtime_ns):
             file.tries = left.tries + 1

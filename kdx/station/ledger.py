@@ -20,15 +20,33 @@ HERE, MOVING, LINKING, MOVED, LINKED, GONE = "here", "moving", "linking", "moved
 
 
 class Identity(NamedTuple):
-    """By what a file at a path is known again: written to, it is another file."""
+    """By what a file at a path is known again: written to, it is another file.
+
+    Attributes:
+        size: Its size in bytes.
+        mtime_ns: When its content changed last. Programs can set it back.
+        inode: Its number in the file system, which another file of the same name does not have.
+        ctime_ns: When anything of it changed last, which programs cannot set back. On Windows, when
+            it was created.
+    """
 
     size: int
     mtime_ns: int
+    inode: int = 0
+    ctime_ns: int = 0
 
     @classmethod
     def of(cls, status: os.stat_result) -> Identity:
         """Return the identity of a file from its status."""
-        return cls(status.st_size, status.st_mtime_ns)
+        # SQLite has integers with a sign, and some file systems number files with all 64 bits.
+        return cls(status.st_size, status.st_mtime_ns, status.st_ino & (1 << 63) - 1, status.st_ctime_ns)
+
+    def is_like(self, other: Identity) -> bool:
+        """Whether size and time of change agree: renamed, linked or copied, a file keeps these.
+
+        It may still be another image: only the content decides that.
+        """
+        return self[:2] == other[:2]
 
 
 @dataclass(frozen=True)
@@ -96,8 +114,8 @@ class Ledger(Database):
         """Add a judged file, at a time of the station's own clock."""
         self.forget_path(file.path)  # what it was before it was written to
         self._base.execute(
-            "INSERT INTO files (path, size, mtime_ns, verdict_id, verdict, state, place, heat_map, bytes, seconds, "
-            "image_sha256) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            "INSERT INTO files (path, size, mtime_ns, inode, ctime_ns, verdict_id, verdict, state, place, heat_map, "
+            "bytes, seconds, image_sha256) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             (
                 os.fsencode(file.path),
                 *file.identity,
@@ -120,10 +138,24 @@ class Ledger(Database):
     def known(self) -> dict[str, Identity]:
         """Return the judged files that may lie in the watched folder, by path."""
         found = self._rows(
-            "SELECT path, size, mtime_ns FROM files WHERE state IN (?, ?, ?, ?) ORDER BY id",
+            "SELECT path, size, mtime_ns, inode, ctime_ns FROM files WHERE state IN (?, ?, ?, ?) ORDER BY id",
             (HERE, MOVING, LINKING, LINKED),
         )
-        return {os.fsdecode(path): Identity(size, mtime_ns) for path, size, mtime_ns in found}
+        return {os.fsdecode(path): Identity(*identity) for path, *identity in found}
+
+    def image_sha256(self, path: str) -> str | None:
+        """Return the hash of what was judged last at a path, or None."""
+        where = "WHERE path = ? ORDER BY id DESC LIMIT 1"
+        found = self._rows(f"SELECT image_sha256 FROM files {where}", (os.fsencode(path),))  # noqa: S608
+        return found[0][0] if found else None
+
+    def see_again(self, path: str, before: Identity, now: Identity) -> None:
+        """Record that a file is the one that was judged, although its status has changed."""
+        where = "path = ? AND size = ? AND mtime_ns = ? AND inode = ? AND ctime_ns = ?"
+        self._base.execute(
+            f"UPDATE files SET inode = ?, ctime_ns = ? WHERE {where}",  # noqa: S608
+            (now.inode, now.ctime_ns, os.fsencode(path), *before),
+        )
 
     def forget_path(self, path: str) -> None:
         """Forget the files of a path that stayed there and of which nothing is to be deleted."""
@@ -139,7 +171,7 @@ class Ledger(Database):
             self.forget([file])
         else:
             self._base.execute(
-                "UPDATE files SET state = ?, place = ?, size = ?, mtime_ns = ? WHERE id = ?",
+                "UPDATE files SET state = ?, place = ?, size = ?, mtime_ns = ?, inode = ?, ctime_ns = ? WHERE id = ?",
                 (file.state, _encoded(file.place), *(file.placed or file.identity), file.id),
             )
 
@@ -163,17 +195,18 @@ class Ledger(Database):
         where = "WHERE place = ? AND state NOT IN (?, ?)"
         self._base.execute(f"UPDATE files SET place = NULL {where}", (os.fsencode(place), MOVING, LINKING))  # noqa: S608
 
-    def oldest(self, verdict: str, before: float, limit: int) -> list[JudgedFile]:
+    def oldest(self, verdict: str, before: float, after: int, limit: int) -> list[JudgedFile]:
         """Return the files with a verdict that something is kept of, which came first.
 
         Args:
             verdict: The verdict.
             before: A time of the station's own clock, before which they were judged.
+            after: The number of the file after which they come.
             limit: How many files at most.
         """
-        where = "WHERE verdict = ? AND seconds < ? AND bytes > 0 AND state IN ('here', 'moved', 'linked', 'gone')"
-        found = self._rows(f"{_SELECT} {where} ORDER BY id LIMIT ?", (verdict, before, limit))
-        return [_file(row) for row in found]
+        where = "WHERE verdict = ? AND id > ? AND seconds < ? AND bytes > 0 AND state IN (?, ?, ?, ?)"
+        given = (verdict, after, before, HERE, MOVED, LINKED, GONE, limit)
+        return [_file(row) for row in self._rows(f"{_SELECT} {where} ORDER BY id LIMIT ?", given)]
 
     def kept(self, after: int, limit: int) -> list[JudgedFile]:
         """Return files of which something is kept that may be deleted, the oldest first.
@@ -278,15 +311,17 @@ class Ledger(Database):
         self._base.execute("DELETE FROM views WHERE part = ?", (os.fsencode(part),))
 
 
-_SELECT = "SELECT path, size, mtime_ns, verdict_id, verdict, state, place, heat_map, bytes, id, image_sha256 FROM files"
+_SELECT = (
+    "SELECT path, verdict_id, verdict, state, place, heat_map, bytes, id, image_sha256, "
+    "size, mtime_ns, inode, ctime_ns FROM files"
+)
 
 
 def _file(row: tuple[Any, ...]) -> JudgedFile:
-    path, size, mtime_ns, verdict_id, verdict, state, place, heat_map, kept, number, sha256 = row
-    identity = Identity(size, mtime_ns)
+    path, verdict_id, verdict, state, place, heat_map, kept, number, sha256, *identity = row
     return JudgedFile(
         os.fsdecode(path),
-        identity,
+        Identity(*identity),
         verdict_id,
         verdict,
         state,

@@ -148,20 +148,21 @@ class Places:
         """Move or link a file to its place, or to another one if that is taken or refused."""
         source = self._folder / file.path
         state, do = (MOVED, self._move) if file.state == MOVING else (LINKED, self._link)
-        is_present = _identity(source) == file.identity
+        found = _identity(source)
+        present = None if found is None or not _is_judged(source, found, file) else replace(file, identity=found)
         for place in _places(file):
             target = self._out / place
             if os.path.lexists(target) and _is_ours(file, source, target):
-                if is_present and state == MOVED:
+                if present is not None and state == MOVED:
                     self._remove(source)  # its copy, or the link to it, was complete when the process ended
                 return replace(file, state=state, place=place, placed=_identity(target))
-        if not is_present:
+        if present is None:
             self._folder.stat()  # raises if it is the folder that is gone
             return replace(file, state=GONE)  # it was removed, or is another file by now
         for place in _places(file):
             target = self._out / place
             try:
-                if not self._try(do, file, source, target):
+                if not self._try(do, present, source, target):
                     return replace(file, state=GONE)
             except OSError as error:
                 if is_disk_full(error):
@@ -194,7 +195,7 @@ class Places:
                 raise
             return self._move_across(file, source, target)
         self._changed.add(source.parent)
-        if _identity(target) != file.identity and not os.path.lexists(source):
+        if not _is_renamed(file, target) and not os.path.lexists(source):
             target.rename(source)  # it was written to between the last look and the move
             return False
         return True
@@ -228,7 +229,7 @@ class Places:
             if error.errno not in _NO_HARD_LINK:
                 raise
             target.symlink_to(source.resolve())
-        if _identity(target) == file.identity:
+        if _is_renamed(file, target):
             return True
         target.unlink()
         return False
@@ -245,6 +246,17 @@ def _identity(path: Path) -> Identity | None:
     return None
 
 
+def _is_judged(path: Path, found: Identity, file: JudgedFile) -> bool:
+    """Whether a file is the one that was judged: by its content, where its status has changed."""
+    return found == file.identity or (found.is_like(file.identity) and sha256_file(path) == file.image_sha256)
+
+
+def _is_renamed(file: JudgedFile, target: Path) -> bool:
+    """Whether a file is another name of a judged one, which changes its ``ctime_ns``."""
+    found = _identity(target)
+    return found is not None and found[:3] == file.identity[:3]
+
+
 def _places(file: JudgedFile) -> tuple[str, str, str]:
     """Return the place of a file, one for where that is taken, and one for where it is refused."""
     assert file.place is not None
@@ -255,7 +267,8 @@ def _places(file: JudgedFile) -> tuple[str, str, str]:
 def _is_ours(file: JudgedFile, source: Path, target: Path) -> bool:
     """Whether what lies at a place is the judged file: moved, copied or linked there before."""
     if not os.path.lexists(source):
-        return _identity(target) == file.identity
+        found = _identity(target)
+        return found is not None and found.is_like(file.identity)
     if file.state == LINKING or source.is_symlink():
         with contextlib.suppress(OSError):
             return target.samefile(source)

@@ -10,7 +10,7 @@ import contextlib
 import os
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,6 +29,8 @@ _AMOUNT = re.compile(r"(\d+(?:\.\d+)?)\s*([A-Za-z]+)")
 # The clock may have been set while the station stood still, so a stop counts for a day at most.
 _LONGEST_STOP = _DAY
 _AT_ONCE = 100
+# After how many seconds files are tried again that could not be deleted.
+_AGAIN_SECONDS = 600.0
 # How often it is looked which files somebody took away, where more seems to be kept than may be.
 _LOOK_SECONDS = 3600.0
 _LOOK_AT_ONCE = 500
@@ -101,7 +103,11 @@ class StationClock:
 
     def now(self) -> float:
         """Return the seconds."""
-        return self._start + self._running()
+        return self.at(self._running())
+
+    def at(self, running: float) -> float:
+        """Return what :meth:`now` was when the clock that does not jump showed some seconds."""
+        return self._start + running
 
     def save(self) -> None:
         """Store the seconds, in a transaction."""
@@ -117,36 +123,60 @@ class Retention:
         ledger: Its ledger.
         keep: What is kept.
         say: Is given what users should know.
+
+    Attributes:
+        stuck: Why a file could not be deleted, the first of those that wait to be tried again; None
+            if there is none.
     """
 
     def __init__(self, out: Path, ledger: Ledger, keep: Keep, say: Callable[[str], None]) -> None:
         self._out, self._ledger, self._keep, self._say = out, ledger, keep, say
         self._said: set[str] = set()
+        self.stuck: OSError | None = None
+        self._again = 0.0  # when files are tried again that could not be deleted
+        self._after: dict[str, int] = {}  # the number of the last of these, by verdict
         self._next_look = 0.0
         self._looked_at = 0  # the number of the last file that was looked at
 
     def apply(self, now: float) -> int:
         """Delete what is due, but not more than takes a moment.
 
-        Returns:
-            How many files were deleted or looked at; 0 if nothing is left to do.
-
         Args:
             now: The time by the station's own clock.
+
+        Returns:
+            How many files were deleted, tried or looked at; 0 if nothing is left to do.
         """
+        if self.stuck is not None and now >= self._again:
+            self.stuck, self._after = None, {}
         deleted = 0
         for verdict, seconds in self._keep.seconds.items():
-            for file in self._ledger.oldest(verdict, now - seconds, _AT_ONCE):
-                self._delete(file)
+            for file in self._oldest(verdict, now - seconds):
+                self._delete(file, now)
                 deleted += 1
         if self._keep.total is not None:
             deleted += self._shrink(self._keep.total, now)
-        if self._keep.records is not None:
+        if self._keep.records is not None and RECORDS not in self._after:
             for name in self._ledger.texts_before(now - self._keep.records):
-                if self._unlink(name):
-                    with self._ledger.transaction():
-                        self._ledger.forget_text(name)
+                with self._unless_stuck(RECORDS, 0, now):
+                    if self._unlink(name):
+                        with self._ledger.transaction():
+                            self._ledger.forget_text(name)
         return deleted
+
+    def _oldest(self, verdict: str, before: float = float("inf")) -> list[JudgedFile]:
+        """Return the first files with a verdict that are not known to be stuck."""
+        return self._ledger.oldest(verdict, before, self._after.get(verdict, 0), _AT_ONCE)
+
+    @contextlib.contextmanager
+    def _unless_stuck(self, kind: str, number: int, now: float) -> Iterator[None]:
+        """Let a file that cannot be deleted hold up none after it; it is tried again later."""
+        try:
+            yield
+        except OSError as error:
+            if self.stuck is None:
+                self.stuck, self._again = error, now + _AGAIN_SECONDS
+            self._after[kind] = number
 
     def _shrink(self, total: float, now: float) -> int:
         """Delete the oldest good files, then those to be reviewed, then defective ones."""
@@ -160,13 +190,12 @@ class Retention:
         for verdict in _JUDGED:
             if excess <= 0 or deleted >= _AT_ONCE:
                 return deleted
-            for file in self._ledger.oldest(verdict, float("inf"), _AT_ONCE):
+            for file in self._oldest(verdict):
                 if excess <= 0:
                     return deleted
-                self._delete(file)
-                excess -= file.bytes
+                excess -= self._delete(file, now)
                 deleted += 1
-        if excess > 0 and not deleted:
+        if excess > 0 and not deleted and self.stuck is None:
             self._say_once("what was not judged takes more than the total that is kept; nobody else deletes it")
         return deleted
 
@@ -192,11 +221,19 @@ class Retention:
         else:
             self._ledger.forget([file])
 
-    def _delete(self, file: JudgedFile) -> None:
-        """Delete what is kept of a file, and then what the ledger knows of it."""
-        kept = [self._unlink(file.heat_map), self._unlink(file.place, file)]
-        with self._ledger.transaction():
-            self._forget(file, is_deleted=all(kept))
+    def _delete(self, file: JudgedFile, now: float) -> int:
+        """Delete what is kept of a file, and then what the ledger knows of it.
+
+        Returns:
+            How many bytes are no longer counted.
+        """
+        freed = 0
+        with self._unless_stuck(file.verdict, file.id, now):
+            deleted = [self._unlink(file.heat_map), self._unlink(file.place, file)]
+            with self._ledger.transaction():
+                self._forget(file, is_deleted=all(deleted))
+            freed += file.bytes
+        return freed
 
     def _unlink(self, name: str | None, file: JudgedFile | None = None) -> bool:
         """Delete a file of the output folder; return False for one that is not ours, which stays.

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol, TypeAlias
 
-from kdx.errors import KdxError
+from kdx.errors import DataError, KdxError
 from kdx.station.arrivals import Arrivals
 from kdx.station.backlog import Backlog
 from kdx.station.bundles import BundleRecord, Bundles
@@ -20,16 +19,14 @@ from kdx.station.parts import PartRecord, Parts
 from kdx.station.places import Places, free_place
 from kdx.station.record import VerdictRecord, time_now
 from kdx.station.retention import Retention, StationClock
-from kdx.storage.files import is_disk_full
+from kdx.station.troubles import Troubles
+from kdx.storage.files import sha256_file
 from kdx.storage.json_output import encode_json
 from kdx.text import number_of
 
 _FIRST_STATES = {"stay": HERE, "move": MOVING, "link": LINKING}
 _PATIENCE_SECONDS = 0.5
 _RETENTION_SECONDS = 30.0
-# After how many seconds a full disk, or a folder that is gone, is tried again.
-_AGAIN_SECONDS = 2.0
-_STEP_SECONDS = 0.1
 # While files wait, lines are written and files are moved for several at once.
 _MOST_UNFINISHED = 16
 # How many files that left the watched folder by themselves are remembered: a drive that was not
@@ -87,7 +84,6 @@ class Station:
         self._retention = None if options.keep is None else Retention(options.out, ledger, options.keep, say)
         self._next_retention = time.monotonic()
         self._known = ledger.known()
-        self._said: dict[str, str | None] = {}
         self._are_bundles_logged = False
         self._unfinished = 0
         self._is_stopping = False
@@ -95,18 +91,26 @@ class Station:
         self.arrivals = Arrivals(
             options.folder, options.settle, options.scan_every, self._is_known, self._forget_vanished
         )
+        self._troubles = Troubles(options, say, self.arrivals.left, lambda: self._is_stopping)
 
     def stop(self) -> None:
         """End after the file in hand. A signal's handler may call it."""
         self._is_stopping = True
         self.arrivals.wake()
 
+    @property
+    def is_stopping(self) -> bool:
+        """Whether :meth:`stop` was called."""
+        return self._is_stopping
+
     def records(self) -> Iterator[Record]:
         """Judge what arrives, and yield its records, until :meth:`stop`, or until all is judged.
 
         Raises:
-            DataError: The system gives no notices of the folder.
-            OutputError: The ledger cannot be written.
+            DataError: The system gives no notices of the folder; or it is gone, and only what is
+                there was to be judged.
+            OutputError: The ledger cannot be written; or the disk is full, and only what is there
+                was to be judged.
             OSError: Another file cannot be written, for another reason than a full disk.
         """
         self._heat_maps.finish()
@@ -115,8 +119,13 @@ class Station:
                 try:
                     made = self._step()
                 except OSError as error:
-                    self._wait_out(error)
+                    self._troubles.wait_out(error)
                     continue
+                if self._options.once and self.arrivals.lost is not None and not made:
+                    gone = DataError(f"{self.arrivals.lost}; what is in it was not judged")
+                    self._troubles.wait(lambda gone=gone: gone)  # type: ignore[misc]
+                    continue
+                self._troubles.reset()
                 yield from made
                 if self._options.once and not made and self._is_done():
                     self._say_left_out()
@@ -124,7 +133,7 @@ class Station:
         try:
             self._finish()
         except OSError as error:  # the next call finishes
-            self._wait_out(error)
+            self._troubles.wait_out(error)
 
     def _step(self) -> list[Record]:
         """Finish what is begun, and judge the next file if there is one; return its records."""
@@ -137,7 +146,7 @@ class Station:
         is_over = self._options.once and self._is_done()
         arrived = self.arrivals.next(0.0 if is_over else _PATIENCE_SECONDS)
         self.backlog.update(self.arrivals.waiting)
-        self._say_change("folder", self.arrivals.lost, "the folder can be listed again")
+        self._troubles.change("folder", self.arrivals.lost, "the folder can be listed again")
         if self.arrivals.left_out is not None:
             self._say_left_out()
         if closed := self._close_parts():
@@ -145,6 +154,8 @@ class Station:
         if arrived is None or self._is_stopping:
             return []
         name, identity = arrived
+        if self._is_unchanged(name, identity):
+            return []
         judged = self._judge(name, identity)
         if judged is None:
             self.arrivals.put_back(name)
@@ -176,7 +187,7 @@ class Station:
             self._ledger.add_file(file, self._clock.now())
             self._add_line(record)
             if is_view:
-                parts = self._parts.add(record, self._clock.now() - self.arrivals.age(name))
+                parts = self._parts.add(record, self._clock.at(self.arrivals.arrived(name)))
                 for part in parts:
                     self._add_part(part)
             else:
@@ -197,10 +208,14 @@ class Station:
         files = self._places.finish()
         self._unfinished = 0
         for file in files:
-            if file.state in {MOVED, GONE} and self._known.get(file.path) == file.identity:
+            if self._known.get(file.path) != file.identity:
+                continue  # another file has come to this path
+            if file.state in {MOVED, GONE}:
                 del self._known[file.path]
+            elif file.placed is not None:
+                self._known[file.path] = file.placed  # linking a file changes its status
         if is_written or files:
-            self._say_change("disk", None, "there is room on the disk again")
+            self._troubles.change("disk", None, "there is room on the disk again")
 
     def _close_parts(self) -> list[Record]:
         """Close the parts whose time is over, and return their records.
@@ -263,12 +278,11 @@ class Station:
     def _keep_less(self) -> None:
         """Delete what is not kept any longer: some of it at once, so that no file waits for it."""
         if self._retention is not None and time.monotonic() >= self._next_retention:
-            deleted = 0
-            try:
-                deleted = self._retention.apply(self._clock.now())
-                self._say_change("retention", None, "what is not kept any longer can be deleted again")
-            except OSError as error:
-                self._say_change("retention", f"what is not kept any longer cannot be deleted: {error}")
+            deleted = self._retention.apply(self._clock.now())
+            stuck, trouble = self._retention.stuck, None
+            if stuck is not None:
+                trouble = f"what is not kept any longer cannot be deleted: {stuck}; it is tried again later"
+            self._troubles.change("retention", trouble, "what is not kept any longer can be deleted again")
             self._next_retention = time.monotonic() + (0.0 if deleted else _RETENTION_SECONDS)
             with self._ledger.transaction():
                 self._clock.save()
@@ -278,6 +292,25 @@ class Station:
 
     def _is_known(self, name: str, identity: Identity) -> bool:
         return self._known.get(name) == identity
+
+    def _is_unchanged(self, name: str, identity: Identity) -> bool:
+        """Whether a file is the image that has its verdict, although its status has changed.
+
+        A backup program links files, and others change permissions: the content decides.
+        """
+        before = self._known.get(name)
+        if before is None or not identity.is_like(before):
+            return False
+        try:
+            if identity.size and sha256_file(self._options.folder / name) != self._ledger.image_sha256(name):
+                return False
+        except OSError:  # the judge says why
+            return False
+        with self._ledger.transaction():
+            self._ledger.see_again(name, before, identity)
+        self._known[name] = identity
+        self.arrivals.done(name)
+        return True
 
     def _forget_vanished(self, names: Sequence[str]) -> None:
         """Forget files that are no longer in the folder, except the latest of them."""
@@ -290,39 +323,14 @@ class Station:
                 self._ledger.forget_path(name)
                 del self._known[name]
 
-    def _wait_out(self, error: OSError) -> None:
-        """Wait for a moment where time may help: a full disk, a folder that is gone.
-
-        Raises:
-            OSError: Nothing of that is the case.
-        """
-        if is_disk_full(error):
-            self._say_change("disk", f"the disk of '{self._options.out}' is full: files wait where they are")
-        elif os.path.isdir(self._options.folder):  # noqa: PTH112  # False where it cannot be looked at
-            raise error
-        else:
-            self._say_change("folder", f"'{self._options.folder}' is gone: {error.strerror or error}")
-        for _ in range(round(_AGAIN_SECONDS / _STEP_SECONDS)):
-            if not self._is_stopping:
-                time.sleep(_STEP_SECONDS)
-
     def _say_left_out(self) -> None:
         """Say once what is in the folder and is not taken."""
         count, first = self.arrivals.others
         if first is not None:
             text = number_of(count, "[file or folder is|files and folders are]")
-            self._say_change(
+            self._troubles.change(
                 "left out", f"{text} left out: not images, links to folders, or links to nothing, such as '{first}'"
             )
-
-    def _say_change(self, kind: str, trouble: str | None, otherwise: str = "") -> None:
-        """Say a trouble once, and once that it is over."""
-        before = self._said.get(kind)
-        self._said[kind] = trouble
-        if trouble is not None and before is None:
-            self._say(trouble)
-        elif trouble is None and before is not None:
-            self._say(otherwise)
 
 
 def _line(record: Record | BundleRecord) -> bytes:

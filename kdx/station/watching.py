@@ -95,7 +95,7 @@ def judge_arrivals(
                 each(record)
         finally:
             for courier in couriers:
-                courier.end(when_done=options.once)
+                courier.end(when_done=options.once, is_stopping=lambda: station.is_stopping)
         waiting = {courier.receiver: ledger.waiting(courier.receiver) for courier in couriers}
         return Summary(files=files, parts=parts, most_waiting=station.backlog.most, undelivered=waiting)
 

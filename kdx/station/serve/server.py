@@ -64,9 +64,13 @@ class Server(uvicorn.Server):
         Then the port is closed, and the requests that were accepted are answered.
 
         Raises:
-            KeyboardInterrupt: SIGTERM or Ctrl-C came.
+            KeyboardInterrupt: A second Ctrl-C came while they were being answered.
         """
-        super().run(sockets or [self._listening])
+        try:
+            super().run(sockets or [self._listening])
+        except KeyboardInterrupt:  # the server raises the signal once more that ended it
+            if self.force_exit:
+                raise
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """End the streams of the page, which would never end, and answer what was accepted."""

@@ -10,7 +10,7 @@ import json
 import sys
 from pathlib import Path
 
-from kdx.station import arrivals, station
+from kdx.station import arrivals, troubles
 from tests.kdx.station.stations import NoNotices, drop, lines, options_for, outbox, run, sorted_files
 from tests.robustness.small_disk import fill, mount
 
@@ -19,7 +19,7 @@ COUNT = 40
 
 def main(root: Path) -> None:
     arrivals._observer = lambda *_: NoNotices()
-    station._AGAIN_SECONDS = 0.0
+    troubles._AGAIN_SECONDS = 0.0
     disk = root / "out"
     disk.mkdir(parents=True)
     try:

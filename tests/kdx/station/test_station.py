@@ -7,6 +7,7 @@ import csv
 import errno
 import json
 import os
+import shutil
 import sqlite3
 import subprocess
 import sys
@@ -16,10 +17,10 @@ from typing import Any
 
 import pytest
 
-from kdx.errors import OutputError
-from kdx.station import arrivals, database, heat_maps, lines, places, station
+from kdx.errors import DataError, OutputError
+from kdx.station import arrivals, database, heat_maps, lines, places, station, troubles
 from kdx.station.database import FILE
-from kdx.station.ledger import Ledger
+from kdx.station.ledger import Identity, Ledger
 from kdx.station.names import name_pattern
 from kdx.station.retention import parse_keep
 from kdx.storage.renames import rename_new
@@ -34,7 +35,7 @@ VIEWS = name_pattern(None, r"^(?P<part>.+?)-(?P<view>\w+)\.png$", ["left", "righ
 def only_lists(monkeypatch) -> None:
     """Let folders be listed only: notices have tests of their own."""
     monkeypatch.setattr(arrivals, "_observer", lambda *_: NoNotices())
-    monkeypatch.setattr(station, "_AGAIN_SECONDS", 0.0)
+    monkeypatch.setattr(troubles, "_AGAIN_SECONDS", 0.0)
 
 
 def script(name: str, work: str) -> Any:
@@ -217,15 +218,97 @@ def test_what_time_does_not_heal_ends_the_station(tmp_path, monkeypatch, kind):
 
 
 def test_what_cannot_be_deleted_stops_no_judging(tmp_path, monkeypatch):
-    def refuse(*_: object) -> int:
-        raise PermissionError(errno.EACCES, "Permission denied", "old.png")
+    options = options_for(tmp_path, files="move", keep=parse_keep("good=0h"))
+    drop(tmp_path, a="good", b="good")
+    list(run(options_for(tmp_path, files="move", keep=parse_keep("good=1h"))))
 
-    monkeypatch.setattr(station.Retention, "apply", refuse)
+    unlink = Path.unlink
+
+    def refuse(path: Path, missing_ok: bool = False) -> None:
+        if path.name == "a.png":
+            raise PermissionError(errno.EACCES, "Permission denied", "a.png")
+        unlink(path, missing_ok)
+
+    monkeypatch.setattr(Path, "unlink", refuse)
     said: list[str] = []
-    drop(tmp_path, a="good")
-    options = options_for(tmp_path, files="move", keep=parse_keep("good=1h"))
+    drop(tmp_path, c="defective")
     assert len(list(run(options, said.append))) == 1
-    assert said == ["what is not kept any longer cannot be deleted: [Errno 13] Permission denied: 'old.png'"]
+    assert said == [
+        "what is not kept any longer cannot be deleted: [Errno 13] Permission denied: 'a.png'; it is tried again later"
+    ]
+    assert sorted_files(options.out) == ["defective/c.png", "good/a.png"]
+
+
+@pytest.mark.parametrize("how", ["moved", "written"])
+@pytest.mark.parametrize("files", ["stay", "link"])
+def test_an_image_that_replaces_another_of_the_same_size_and_time_is_judged(tmp_path, files, how):
+    drop(tmp_path, a="good a")
+    options, path = options_for(tmp_path, files=files), tmp_path / "in/a.png"
+    assert len(list(run(options))) == 1
+    before, other = path.stat(), tmp_path / "other"
+    (path if how == "written" else other).write_bytes(b"review a"[: before.st_size].ljust(before.st_size))
+    os.utime(path if how == "written" else other, ns=(0, before.st_mtime_ns))
+    if how == "moved":
+        other.rename(path)
+    assert (path.stat().st_size, path.stat().st_mtime_ns) == (before.st_size, before.st_mtime_ns)
+    assert [record.verdict for record in run(options)] == ["review"]
+    assert list(run(options)) == []
+
+
+@pytest.mark.parametrize("files", ["stay", "link"])
+def test_an_image_whose_status_alone_changes_gets_no_second_record(tmp_path, files):
+    """A backup program links it, and a copy of it takes its place."""
+    drop(tmp_path, a="good", b="good")
+    (tmp_path / "in/empty.png").touch()
+    options, path = options_for(tmp_path, files=files), tmp_path / "in/a.png"
+    (tmp_path / "in/empty.png").write_bytes(b"unreadable")
+    assert len(list(run(options))) == 3
+    known = []
+    for change in (lambda: (tmp_path / "backup").hardlink_to(path), lambda: copy_over(path), lambda: path.chmod(0o600)):
+        before = Identity.of(path.stat())
+        change()
+        assert Identity.of(path.stat()) != before
+        assert list(run(options)) == []
+        with contextlib.closing(Ledger(options.out / FILE)) as ledger:
+            known.append(ledger.known()["a.png"] == Identity.of(path.stat()))
+    assert known == [True] * 3
+
+
+def copy_over(path: Path) -> None:
+    """Put a copy with the same time in the place of a file."""
+    other = path.with_suffix(".part")
+    shutil.copy2(path, other)
+    other.replace(path)
+
+
+def test_a_file_whose_permissions_change_before_its_move_is_moved(tmp_path):
+    drop(tmp_path, a="good")
+    options = options_for(tmp_path, files="move")
+    for _ in run(options):
+        (tmp_path / "in/a.png").chmod(0o600)
+    assert sorted_files(options.out) == ["good/a.png"]
+    assert list(run(options)) == []
+
+
+@pytest.mark.parametrize("trouble", ["disk", "folder"])
+def test_once_gives_up_and_says_how_many_files_are_left(tmp_path, monkeypatch, trouble):
+    drop(tmp_path, a="good", b="good", c="good")
+    said: list[str] = []
+    if trouble == "disk":
+
+        def full(*_: object) -> None:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        monkeypatch.setattr(station.Ledger, "add_file", full)
+    records = run(options_for(tmp_path, scan_every=0.0), said.append)
+    if trouble == "folder":
+        next(records)
+        shutil.rmtree(tmp_path / "in")
+    with pytest.raises(OutputError if trouble == "disk" else DataError) as raised:
+        next(records)
+    expected = f"3 files in '{tmp_path / 'in'}' are not judged" if trouble == "disk" else "what is in it was not judged"
+    assert expected in str(raised.value)
+    assert len(said) == 1
 
 
 def test_a_ledger_that_cannot_be_read_is_explained(tmp_path, monkeypatch):

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import shutil
 import signal
 import socket
@@ -270,6 +271,25 @@ def test_a_command_that_takes_nothing_loses_nothing(posted, command, seconds, re
     courier.start()
     courier.end(when_done=True)
     assert waiting(posted) == 3
+    assert said == [f"exec does not receive verdicts ({reason}): 3 verdicts wait, and none is lost"]
+
+
+@pytest.mark.parametrize("when_done", [False, True])
+def test_a_command_that_hangs_does_not_hold_up_the_end(posted, tmp_path, when_done):
+    """It is ended with what it started, although it may take an hour while the station runs."""
+    held, ends = tmp_path / "held", threading.Event()
+    os.mkfifo(held)
+    hangs = ["sh", "-c", f"exec 3> {held}; echo began >&3; sleep 3600 & wait"]
+    said: list[str] = []
+    courier = Courier(posted, Command(hangs, 3600.0, last_seconds=0.0), said.append)
+    courier.start()
+    with held.open(encoding="ascii") as read:
+        assert read.readline() == "began\n"
+        ends.set()
+        courier.end(when_done=when_done, is_stopping=ends.is_set)
+        assert read.read() == ""  # nobody holds it any longer
+    assert waiting(posted) == 3
+    reason = "the command did not end within 0 s"
     assert said == [f"exec does not receive verdicts ({reason}): 3 verdicts wait, and none is lost"]
 
 
