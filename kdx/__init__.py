@@ -14,8 +14,10 @@ if TYPE_CHECKING:
     from kdx.bundle.open import open_bundle
     from kdx.decision.verdict import Decision, Reason, Verdict
     from kdx.errors import KdxError
+    from kdx.imaging.camera_frames import decode_frame
     from kdx.imaging.frame_faults import FrameFault
     from kdx.imaging.images import InputSpec, read_image, to_eight_bits
+    from kdx.imaging.pixel_formats import decode_pixels
     from kdx.loading.group import DetectorGroup, load_many
     from kdx.loading.load import load
     from kdx.loading.served_answers import verdict_of_answer
@@ -34,6 +36,8 @@ __all__ = [
     "Reason",
     "Verdict",
     "__version__",
+    "decode_frame",
+    "decode_pixels",
     "load",
     "load_many",
     "open_bundle",
@@ -52,6 +56,8 @@ _HOME = {
     "KdxError": "kdx.errors",
     "Reason": "kdx.decision.verdict",
     "Verdict": "kdx.decision.verdict",
+    "decode_frame": "kdx.imaging.camera_frames",
+    "decode_pixels": "kdx.imaging.pixel_formats",
     "load": "kdx.loading.load",
     "load_many": "kdx.loading.group",
     "open_bundle": "kdx.bundle.open",

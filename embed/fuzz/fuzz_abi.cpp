@@ -65,6 +65,22 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t *data, std::size_t size
     if (image.row_stride > row + kPadding) image.row_stride = row + kPadding;
     kdx_map target{bytes.byte() < 200 ? map.data() : nullptr, bytes.near(map_row) / 4 * 4};
     if (target.row_stride > map_row + kPadding) target.row_stride = map_row + kPadding;
+    static const char *const formats[] = {"Mono8", "Mono10p", "Mono12Packed", "Mono14", "BayerRG8", "BGRa12", "YUV422_8", "?"};
+    static std::vector<std::uint8_t> decoded(static_cast<std::size_t>(row * takes.height));
+    kdx_buffer buffer;
+    KDX_INIT(buffer);
+    buffer.pixel_format = bytes.byte() < 250 ? formats[bytes.byte() % 8] : nullptr;
+    buffer.height = static_cast<std::int32_t>(bytes.near(takes.height));
+    buffer.width = static_cast<std::int32_t>(bytes.near(takes.width));
+    buffer.row_stride = bytes.byte() < 128 ? 0 : bytes.near(row);
+    // A copy of exactly the size, so that a sanitizer sees whoever reads beyond.
+    const std::vector<std::uint8_t> sent(pixels.begin(), pixels.begin() + bytes.near(row * takes.height) % pixels.size());
+    buffer.data = sent.data(), buffer.size = sent.size();
+    kdx_image made;
+    if (kdx_decode(detector, &buffer, decoded.data(), decoded.size(), &made) == KDX_OK)
+        image = made;
+    else if (made.data)
+        __builtin_trap();
     kdx_verdict verdict;
     KDX_INIT(verdict);
     verdict.decision = KDX_GOOD;

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "blank.h"
+#include "camera_frames.h"
 #include "detector.h"
 #include "error.h"
 #include "kdx/kdx.h"
@@ -69,6 +70,7 @@ void require_pointer(const void *pointer, const char *name) {
 constexpr std::size_t kFirstOptions = offsetof(kdx_options, batch_sizes);
 constexpr std::size_t kFirstDescription = offsetof(kdx_description, said);
 constexpr std::size_t kFirstReport = sizeof(kdx_selftest_report);
+constexpr std::size_t kFirstBuffer = sizeof(kdx_buffer);
 constexpr std::size_t kMostBatchSizes = 4096;
 
 void require_size(std::uint32_t size, std::size_t first, const char *name) {
@@ -190,6 +192,31 @@ kdx_status kdx_infer_roi(kdx_detector *detector, const kdx_image *image, const k
         const kdx::embed::Roi region(bundle, mask.data, mask.row_stride);
         detector->get().infer(1, image, verdict, verdict->struct_size, map, &region);
     });
+}
+
+kdx_status kdx_decode(const kdx_detector *detector, const kdx_buffer *buffer, uint8_t *pixels, size_t room,
+                      kdx_image *image) noexcept {
+    if (image) *image = {};
+    std::size_t size = 0;
+    const auto status = guarded([&] {
+        require_pointer(detector, "detector");
+        const auto spec = detector->get().frame_spec();
+        size = static_cast<std::size_t>(spec.height) * spec.width * spec.channels;
+        require_pointer(pixels, "pixels");
+        require_pointer(image, "image");
+        if (room < size)
+            refuse("there is not enough room for the pixels",
+                   {std::to_string(size) + " bytes", std::to_string(room) + " bytes", ""});
+        require_pointer(buffer, "buffer");
+        require_size(buffer->struct_size, kFirstBuffer, "buffer");
+        require_pointer(buffer->pixel_format, "buffer->pixel_format");
+        require_pointer(buffer->data, "buffer->data");
+        kdx::embed::decode_frame(*buffer, spec, pixels);
+        *image = {pixels, spec.height, spec.width, detector->get().pixel_format(), 0};
+    });
+    // A caller that ignores the status must not find the pixels of an earlier part.
+    if (status != KDX_OK && pixels && room >= size) std::memset(pixels, 0, size);
+    return status;
 }
 
 kdx_status kdx_regions(const kdx_detector *detector, const kdx_map *map, double threshold, double min_area,

@@ -62,6 +62,7 @@ struct Bundle {
     std::filesystem::path path;
     int height = 0, width = 0, channels = 0;  // of the graph's input: an image, or a tile
     bool bgr = false;
+    int sixteen_bit_low = 0, sixteen_bit_high = 65535;  // the two 16-bit grey values that become 0 and 255
     int map_height = 0, map_width = 0, max_batch = 0;
     Tiling tiling;
     int camera_height = 0, camera_width = 0;  // of the camera's frame

@@ -46,7 +46,7 @@ void Detector::describe(kdx_description &description) const {
     description.height = bundle_.camera_height;
     description.width = bundle_.camera_width;
     description.channels = bundle_.channels;
-    description.format = bundle_.channels == 1 ? KDX_MONO8 : bundle_.bgr ? KDX_BGR8 : KDX_RGB8;
+    description.format = pixel_format();
     description.map_height = bundle_.camera_map_height;
     description.map_width = bundle_.camera_map_width;
     description.max_batch = static_cast<std::int32_t>(backend_->max_batch());
@@ -67,6 +67,15 @@ void Detector::describe(kdx_description &description) const {
     if (remark.empty()) remark = bundle_.doubt_about(precision_, runtime);
     copy_text(remark.c_str(), description.said, sizeof description.said);
     copy_text(threshold_.by_hand.c_str(), description.threshold_by_hand, sizeof description.threshold_by_hand);
+}
+
+kdx_pixel_format Detector::pixel_format() const {
+    return bundle_.channels == 1 ? KDX_MONO8 : bundle_.bgr ? KDX_BGR8 : KDX_RGB8;
+}
+
+FrameSpec Detector::frame_spec() const {
+    return {bundle_.camera_height, bundle_.camera_width,     bundle_.channels,
+            bundle_.bgr,           bundle_.sixteen_bit_low, bundle_.sixteen_bit_high};
 }
 
 Frame Detector::frame_of_camera(const kdx_image &image) const {

@@ -10,6 +10,7 @@
 
 #include "backend.h"
 #include "bundle.h"
+#include "camera_frames.h"
 #include "frame.h"
 #include "kdx/kdx.h"
 #include "level_map.h"
@@ -31,6 +32,8 @@ public:
     std::vector<std::size_t> prepare(std::size_t count) const;
 
     void describe(kdx_description &description) const;
+    kdx_pixel_format pixel_format() const;  // of images that need no copy
+    FrameSpec frame_spec() const;
 
     // Judges images. verdicts: `count` structures, verdict_size bytes apart. maps may be null. roi:
     // the region of interest; null: whole images with the graph's own scores. In any region but the

@@ -116,6 +116,12 @@ void read_input(Bundle &bundle, const json &manifest) {
     if ((bundle.channels != 1 && bundle.channels != 3) || (order != "rgb" && order != "bgr"))
         throw Invalid{"its input has an unknown layout"};
     bundle.bgr = order == "bgr" && bundle.channels == 3;
+    if (input.contains("sixteen_bit_range")) {
+        const auto range = input["sixteen_bit_range"].get<std::vector<std::int64_t>>();
+        if (range.size() != 2 || range[0] < 0 || range[0] >= range[1] || range[1] > 65535)
+            throw Invalid{"its 16-bit range is not one"};
+        bundle.sixteen_bit_low = static_cast<int>(range[0]), bundle.sixteen_bit_high = static_cast<int>(range[1]);
+    }
     const auto &size = manifest.at("map_size");
     if (!size.is_array() || size.size() != 2) throw Invalid{"its map size is not two numbers"};
     bundle.map_height = side_of(size[0]);

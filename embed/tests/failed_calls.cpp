@@ -211,6 +211,48 @@ void other_answers_say_nothing_after_a_failure(kdx::Detector &detector) {
           std::isnan(nothing.margin) && std::isnan(nothing.relative_score) && std::isnan(nothing.p_value));
 }
 
+// The pixels of the previous part would be judged again by a caller that ignores the status.
+void a_failed_decoding_leaves_a_black_frame(kdx::Detector &detector) {
+    const auto &takes = detector.describe();
+    const std::vector<std::uint8_t> data(static_cast<std::size_t>(takes.height) * takes.width, 90);
+    std::vector<std::uint8_t> pixels(data.size() * takes.channels);
+    kdx_buffer right;
+    KDX_INIT(right);
+    right.height = takes.height, right.width = takes.width, right.pixel_format = "Mono8";
+    right.data = data.data(), right.size = data.size();
+    const auto fails = [&](kdx_status expected, auto &&change) {
+        auto buffer = right;
+        change(buffer);
+        auto image = image_of(takes, data);
+        pixels.assign(pixels.size(), 90);
+        CHECK(kdx_decode(detector.handle(), &buffer, pixels.data(), pixels.size(), &image) == expected);
+        CHECK(!image.data && image.height == 0 && image.width == 0);
+        CHECK(std::all_of(pixels.begin(), pixels.end(), [](int value) { return value == 0; }));
+        auto verdict = previous_verdict();
+        CHECK(kdx_infer(detector.handle(), &image, &verdict, nullptr) == KDX_ERROR_ARGUMENT && is_reset(verdict));
+        image = image_of(takes, pixels);
+        CHECK(kdx_infer(detector.handle(), &image, &verdict, nullptr) == KDX_OK);
+        CHECK(verdict.decision != KDX_GOOD && verdict.frame_faults & KDX_FRAME_BLACK);
+    };
+    fails(KDX_ERROR_IMAGE, [](kdx_buffer &buffer) { buffer.pixel_format = "mono8"; });
+    fails(KDX_ERROR_IMAGE, [](kdx_buffer &buffer) { buffer.size -= 1; });
+    fails(KDX_ERROR_IMAGE, [](kdx_buffer &buffer) { buffer.height += 1; });
+    fails(KDX_ERROR_ARGUMENT, [](kdx_buffer &buffer) { buffer.struct_size = 4; });
+    fails(KDX_ERROR_ARGUMENT, [](kdx_buffer &buffer) { buffer.data = nullptr; });
+    fails(KDX_ERROR_ARGUMENT, [](kdx_buffer &buffer) { buffer.pixel_format = nullptr; });
+
+    auto image = image_of(takes, data);
+    pixels.assign(pixels.size(), 90);
+    CHECK(kdx_decode(detector.handle(), &right, pixels.data(), pixels.size() - 1, &image) == KDX_ERROR_ARGUMENT);
+    CHECK(!image.data && pixels.front() == 90);  // there is no room for a frame
+    CHECK(kdx_decode(nullptr, &right, pixels.data(), pixels.size(), &image) == KDX_ERROR_ARGUMENT);
+    CHECK(kdx_decode(detector.handle(), nullptr, pixels.data(), pixels.size(), &image) == KDX_ERROR_ARGUMENT);
+    CHECK(kdx_decode(detector.handle(), &right, nullptr, pixels.size(), &image) == KDX_ERROR_ARGUMENT);
+    CHECK(kdx_decode(detector.handle(), &right, pixels.data(), pixels.size(), nullptr) == KDX_ERROR_ARGUMENT);
+    CHECK(kdx_decode(detector.handle(), &right, pixels.data(), pixels.size(), &image) == KDX_OK);
+    CHECK(image.data == pixels.data() && image.format == takes.format && pixels.front() == 90);
+}
+
 }  // namespace
 
 int main(int argc, char **argv) try {
@@ -222,6 +264,7 @@ int main(int argc, char **argv) try {
     a_failed_call_leaves_nothing_good(detector);
     a_failed_batch_leaves_nothing_good(detector);
     other_answers_say_nothing_after_a_failure(detector);
+    a_failed_decoding_leaves_a_black_frame(detector);
     return status();
 } catch (const std::exception &error) {
     std::fprintf(stderr, "%s\n", error.what());

@@ -129,6 +129,16 @@ class Image(ctypes.Structure):
     )  # fmt: skip
 
 
+class Buffer(ctypes.Structure):
+    _fields_ = (
+        ("struct_size", ctypes.c_uint32),
+        ("height", ctypes.c_int32), ("width", ctypes.c_int32),
+        ("pixel_format", ctypes.c_char_p),
+        ("data", ctypes.c_char_p), ("size", ctypes.c_size_t),
+        ("row_stride", ctypes.c_int64),
+    )  # fmt: skip
+
+
 class Map(ctypes.Structure):
     _fields_ = (("data", ctypes.c_void_p), ("row_stride", ctypes.c_int64))
 
@@ -233,6 +243,23 @@ class Detector:
             status = self._library.kdx_infer_roi(self._handle, *given)
         self._check(status)
         return anomaly_map
+
+    def decode(
+        self, data: bytes, pixel_format: str, width: int, height: int, target: np.ndarray | None = None
+    ) -> np.ndarray:
+        """Decode a camera's buffer into an image that the detector accepts."""
+        if target is None:
+            target = np.empty((self.takes.height, self.takes.width, self.takes.channels), np.uint8)
+        buffer = Buffer(ctypes.sizeof(Buffer), height, width, pixel_format.encode(), data, len(data), 0)
+        image = Image()
+        self._library.kdx_decode.argtypes = (ctypes.c_void_p,) * 3 + (ctypes.c_size_t, ctypes.c_void_p)
+        status = self._library.kdx_decode(
+            self._handle, ctypes.addressof(buffer), target.ctypes.data, target.size, ctypes.addressof(image)
+        )
+        assert (image.data == target.ctypes.data) == (status == 0)
+        self._check(status)
+        assert (image.height, image.width, image.format) == (*target.shape[:2], self.takes.format)
+        return target
 
     def batch(self, images: Sequence[np.ndarray]) -> list[Verdict]:
         """Judge several packed images at once."""

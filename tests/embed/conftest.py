@@ -12,7 +12,14 @@ from tests.once import made_once
 # The C and C++ tests that call exported functions alone, as programs do. test_sanitized.py builds
 # and runs all of them.
 LIBRARY_TESTS = ("calls", "calls_c", "failed_calls")
-TARGETS = ("kdx", *(f"kdx_{name}" for name in LIBRARY_TESTS), "minimal_c", "minimal_cpp", "line_cpp")
+TARGETS = (
+    "kdx",
+    *(f"kdx_{name}" for name in LIBRARY_TESTS),
+    "kdx_pixel_formats",
+    "minimal_c",
+    "minimal_cpp",
+    "line_cpp",
+)
 
 
 @pytest.fixture(scope="session")

@@ -17,8 +17,8 @@
  *     valid. After an error every map holds NaN, a description is empty, a self-test has not
  *     passed, and there are 0 regions. Two things cannot be written: an output whose pointer is
  *     null, and a map when the detector is null or the map's row_stride is too small.
- *   - kdx_infer, kdx_infer_roi, kdx_infer_batch, kdx_describe, kdx_regions and kdx_selftest may be
- *     called on one detector from several threads at once; each call uses its own inference request
+ *   - kdx_infer, kdx_infer_roi, kdx_infer_batch, kdx_decode, kdx_describe, kdx_regions and
+ *     kdx_selftest may be called on one detector from several threads at once; each call uses its own inference request
  *     of the runtime. Do not call kdx_close while another call on the same detector runs.
  *   - The library keeps no state outside the handle, except the text of kdx_last_error, of which
  *     every thread has its own.
@@ -275,6 +275,26 @@ KDX_API kdx_status kdx_regions(const kdx_detector *detector, const kdx_map *map,
  * means that the test ran; report->passed is its result. After an error, passed is 0. */
 KDX_API kdx_status kdx_selftest(kdx_detector *detector, double budget_ms, double percentile, int32_t calls,
                                 kdx_selftest_report *report) KDX_NOEXCEPT;
+
+/* A frame as a camera delivers it. */
+typedef struct kdx_buffer {
+    uint32_t struct_size;
+    int32_t height, width;
+    const char *pixel_format; /* the name that GenICam gives to the layout, such as "BayerRG12p"; see
+                                 docs/deployment/pixel-formats.md */
+    const void *data;
+    size_t size;        /* bytes of the image, without what some cameras append (chunk data) */
+    int64_t row_stride; /* bytes from one row to the next; 0: rows without padding */
+} kdx_buffer;
+
+/* Decodes a camera's buffer into an image that kdx_infer accepts, to the same bytes as
+ * kdx.decode_frame in Python: packed values are unpacked, mosaics interpolated, and more than 8 bits
+ * scaled, those of grey by the bundle's 16-bit range. pixels has room for at least height * width *
+ * channels bytes (see kdx_describe). *image describes them and is valid as long as they are. After
+ * an error, *image is zero, and so are the pixels if there is room for them: a black frame, which is
+ * never good. */
+KDX_API kdx_status kdx_decode(const kdx_detector *detector, const kdx_buffer *buffer, uint8_t *pixels, size_t room,
+                              kdx_image *image) KDX_NOEXCEPT;
 
 /* Frees a detector. NULL is allowed. */
 KDX_API void kdx_close(kdx_detector *detector) KDX_NOEXCEPT;

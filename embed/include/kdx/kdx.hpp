@@ -114,6 +114,21 @@ public:
         return infer(image, &map);
     }
 
+    // Decodes a camera's buffer (see kdx_buffer) into an image that operator() accepts. The image is
+    // a view of the pixels.
+    kdx_image decode(const void *data, std::size_t size, int height, int width, const std::string &pixel_format,
+                     std::vector<std::uint8_t> &pixels, std::int64_t row_stride = 0) {
+        kdx_buffer buffer;
+        KDX_INIT(buffer);
+        buffer.height = height, buffer.width = width;
+        buffer.pixel_format = pixel_format.c_str();
+        buffer.data = data, buffer.size = size, buffer.row_stride = row_stride;
+        pixels.resize(static_cast<std::size_t>(description_.height) * description_.width * description_.channels);
+        kdx_image image;
+        check(kdx_decode(handle_.get(), &buffer, pixels.data(), pixels.size(), &image));
+        return image;
+    }
+
     // Judges an image in a region of interest for this call only. In any other than the bundle's,
     // the verdict is undecided.
     Verdict in_roi(const kdx_image &image, const kdx_image &roi) {

@@ -9,14 +9,14 @@ from kdx.decision.regions import Region, find_regions
 from kdx.decision.verdict import Verdict
 from kdx.imaging.images import InputSpec
 from kdx.station.record import JudgedBy, VerdictRecord
-from kdx.station.serve.sent_image import Layout
+from kdx.station.serve.sent_image import Buffer, Layout
 
 
 class Asked(msgspec.Struct, frozen=True, kw_only=True):
     """What a request asks for.
 
     Attributes:
-        layout: How the values of a frame are laid out; None for the content of a file.
+        layout: How the bytes of a frame are laid out; None for the content of a file.
         part_id: The part that the image shows, or None.
         image: What the request calls the image, or None.
         map: The format of the map; None for no map.
@@ -24,7 +24,7 @@ class Asked(msgspec.Struct, frozen=True, kw_only=True):
         pixel_size_um: The length on the part that one pixel shows, in micrometres, or None.
     """
 
-    layout: Layout | None = None
+    layout: Layout | Buffer | None = None
     part_id: str | None = None
     image: str | None = None
     map: MapFormat | None = None

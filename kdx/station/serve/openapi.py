@@ -10,9 +10,10 @@ import msgspec
 from kdx import __version__
 from kdx.decision.map_files import MAP_FORMATS
 from kdx.imaging.image_files import MAX_PIXELS
+from kdx.imaging.pixel_formats import PIXEL_FORMATS
 from kdx.station.serve.answers import BundleInfo, VerdictAnswer
 from kdx.station.serve.problems import PROBLEM, Problem, title_of
-from kdx.station.serve.requests import DTYPE, PART_ID, RAW, SHAPE
+from kdx.station.serve.requests import DTYPE, PART_ID, PIXEL_FORMAT, RAW, SHAPE, STRIDE
 
 _IMAGE_TYPES = ("image/png", "image/jpeg", "image/bmp", "image/tiff")
 _REFUSALS = {
@@ -101,7 +102,7 @@ def _body() -> dict[str, Any]:
     binary = {"schema": {"type": "string", "contentEncoding": "binary"}}
     return {
         "required": True,
-        "description": f"A file of at most {MAX_PIXELS:,} pixels; or, as {RAW}, the values of a frame, row by row.",
+        "description": f"A file of at most {MAX_PIXELS:,} pixels; or, as {RAW}, the bytes of a frame, row by row.",
         "content": dict.fromkeys((*_IMAGE_TYPES, RAW), binary),
     }
 
@@ -111,6 +112,8 @@ def _parameters() -> list[dict[str, Any]]:
     positive = {"type": "number", "exclusiveMinimum": 0}
     shape = {"type": "string", "pattern": r"^\d+,\d+(,\d+)?$", "examples": ["480,640,3"]}
     dtype = {"type": "string", "enum": ["uint8", "uint16"], "default": "uint8"}
+    pixel_format = {"type": "string", "enum": list(PIXEL_FORMATS)}
+    stride = {"type": "integer", "minimum": 1}
     return [
         _parameter("map", "Return the map in this format.", {"type": "string", "enum": list(MAP_FORMATS)}),
         _parameter("min_area", "The smallest area of a region, in pixels.", {"type": "number", "minimum": 0}),
@@ -119,9 +122,13 @@ def _parameters() -> list[dict[str, Any]]:
         _parameter("image", "What the image is called.", text),
         _parameter("shape", f"With {RAW}: height, width and channels.", shape),
         _parameter("dtype", f"With {RAW}: the type of the values; uint16 has the low byte first.", dtype),
+        _parameter("pixel_format", f"With {RAW}: the body is a camera's buffer of this pixel format.", pixel_format),
+        _parameter("stride", "With pixel_format: the bytes from one row to the next.", stride),
         _parameter(PART_ID, "As part_id.", text, "header"),
         _parameter(SHAPE, "As shape.", shape, "header"),
         _parameter(DTYPE, "As dtype.", dtype, "header"),
+        _parameter(PIXEL_FORMAT, "As pixel_format.", pixel_format, "header"),
+        _parameter(STRIDE, "As stride.", stride, "header"),
     ]
 
 

@@ -12,15 +12,16 @@ from kdx.decision.regions import regions_of
 from kdx.errors import InputError, KdxError, OptionError
 from kdx.station.serve.answers import Asked
 from kdx.station.serve.problems import RefusedError, refused
-from kdx.station.serve.sent_image import Layout, layout_of
+from kdx.station.serve.sent_image import Buffer, Layout, layout_of
 
 if TYPE_CHECKING:
     from starlette.requests import Request
 
 RAW = "application/octet-stream"
-PARAMETERS = ("map", "min_area", "pixel_size_um", "part_id", "image", "shape", "dtype")
-PART_ID, SHAPE, DTYPE = "X-Part-Id", "X-Shape", "X-Dtype"
-_HEADERS = {"part_id": PART_ID, "shape": SHAPE, "dtype": DTYPE}
+PARAMETERS = ("map", "min_area", "pixel_size_um", "part_id", "image", "shape", "dtype", "pixel_format", "stride")
+PART_ID, SHAPE, DTYPE, PIXEL_FORMAT, STRIDE = "X-Part-Id", "X-Shape", "X-Dtype", "X-Pixel-Format", "X-Stride"
+_OF_FRAMES = {"shape": SHAPE, "dtype": DTYPE, "pixel_format": PIXEL_FORMAT, "stride": STRIDE}
+_HEADERS = {"part_id": PART_ID, **_OF_FRAMES}
 _LONGEST_NAME = 200
 # So many times the largest body is received, though not kept, before the connection is closed: most
 # clients read an answer only after they have sent everything.
@@ -58,11 +59,11 @@ def asked_of(request: Request) -> Asked:
     return asked
 
 
-def _layout(request: Request) -> Layout | None:
+def _layout(request: Request) -> Layout | Buffer | None:
     """Return the layout of a frame without a file format; None for the content of a file."""
     kind = request.headers.get("content-type", "image/*").partition(";")[0].strip().lower()
     if kind == RAW:
-        return layout_of(_value(request, "shape"), _value(request, "dtype"))
+        return layout_of(*(_value(request, name) for name in _OF_FRAMES))
     if not kind.startswith("image/"):
         error = InputError(
             "the body is not declared to be an image",
@@ -71,7 +72,7 @@ def _layout(request: Request) -> Layout | None:
             fix="send the file itself as the body: curl --data-binary @FILE -H 'Content-Type: image/png' URL",
         )
         raise RefusedError(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, error)
-    for name in ("shape", "dtype"):
+    for name in _OF_FRAMES:
         if _value(request, name) is not None:
             raise OptionError(
                 f"`{name}` has no effect on an image file",

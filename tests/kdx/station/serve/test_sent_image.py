@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 
 import kdx
-from kdx.errors import ImageError, InputError
-from kdx.station.serve.sent_image import Layout, frame_of
+from kdx.errors import ImageError, InputError, OptionError
+from kdx.station.serve.sent_image import Buffer, Layout, frame_of, layout_of
 
 COLOUR = np.arange(6 * 8 * 3, dtype=np.uint8).reshape(6, 8, 3)
 
@@ -61,3 +61,53 @@ def test_sixteen_bits_are_little_endian_and_scaled_by_the_range_of_the_bundle():
     frame = frame_of(values.tobytes(), Layout((1, 3), "uint16"), spec)
     np.testing.assert_array_equal(frame.pixels, kdx.to_eight_bits(values, spec)[..., None])
     assert frame.warnings == ()
+
+
+@pytest.mark.parametrize("stride", [None, "12"])
+def test_a_buffer_of_a_camera_is_decoded_by_its_pixel_format(stride):
+    spec = kdx.InputSpec(height=6, width=8, channel_order="bgr")
+    rows = np.arange(6 * 8, dtype=np.uint8).reshape(6, 8)
+    data = rows if stride is None else np.pad(rows, ((0, 0), (0, 4)), constant_values=9)
+    layout = layout_of("6,8", None, "BayerRG8", stride)
+    assert layout == Buffer((6, 8), "BayerRG8", None if stride is None else 12)
+    frame = frame_of(data.tobytes(), layout, spec)
+    np.testing.assert_array_equal(frame.pixels, kdx.decode_frame(rows, "BayerRG8", 8, 6, spec))
+    assert frame.size == (6, 8)
+
+
+def test_deep_grey_of_a_camera_is_scaled_by_the_range_of_the_bundle_and_doubts_are_said():
+    values = np.arange(48, dtype="<u2").reshape(6, 8)
+    spec = kdx.InputSpec(height=6, width=8, channels=1, sixteen_bit_range=(0, 4095))
+    frame = frame_of(values.tobytes(), Buffer((6, 8), "Mono12"), spec)
+    np.testing.assert_array_equal(frame.pixels[..., 0], np.rint(values * (255 / 4095)))
+    assert "less than a tenth" in frame.warnings[0]
+
+
+@pytest.mark.parametrize(
+    ("declared", "said"),
+    [
+        (("6,8", None, "Mono9"), "unknown pixel format"),
+        (("6,8,1", None, "Mono8"), "invalid `shape`"),
+        (("6,8", "uint8", "Mono8"), "`dtype` has no effect"),
+        (("6,8", None, None, "8"), "`stride` has no effect"),
+        (("6,8", None, "Mono8", "-8"), "invalid `stride`"),
+        (("6,8", None, "Mono8", "8.0"), "invalid `stride`"),
+    ],
+)
+def test_a_layout_that_contradicts_itself_is_refused(declared, said):
+    with pytest.raises(OptionError, match=said):
+        layout_of(*declared)
+
+
+@pytest.mark.parametrize(
+    ("layout", "error", "said"),
+    [
+        (Buffer((6, 8), "Mono16"), InputError, "96 bytes"),
+        (Buffer((8, 6), "Mono8"), InputError, "wrong size"),
+        (Buffer((6, 8), "BayerRG8"), InputError, "takes grey images"),
+        (Buffer((6, 8), "Mono8", 4), OptionError, "`stride` is too small"),
+    ],
+)
+def test_a_buffer_that_does_not_fit_is_refused(layout, error, said):
+    with pytest.raises(error, match=said):
+        frame_of(bytes(48), layout, kdx.InputSpec(height=6, width=8, channels=1))

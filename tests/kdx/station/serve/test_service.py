@@ -145,6 +145,16 @@ def test_frames_without_a_file_format(client, detector, images):
     assert "less than a tenth of the declared range" in dark["warnings"][0]
 
 
+def test_buffers_of_cameras(client, detector, images):
+    frame = kdx.read_image(images[-1], detector.input)
+    own = detector(frame).score
+    padded = np.pad(frame[..., 0], ((0, 0), (0, 2)))
+    declared = {"X-Shape": "64,64", "X-Pixel-Format": "Mono8", "X-Stride": "66"}
+    assert client.post("/v1/verdicts", padded.tobytes(), RAW | declared).json["score"] == own
+    deep = frame.astype("<u2") * 257
+    assert client.post("/v1/verdicts?shape=64,64&pixel_format=Mono16", deep.tobytes(), RAW).json["score"] == own
+
+
 @pytest.mark.parametrize("form", ["npy", "tiff", "png"])
 def test_a_map_comes_with_the_answer_where_it_was_asked_for(client, detector, images, form):
     own = detector(kdx.read_image(images[-1], detector.input)).anomaly_map
@@ -180,12 +190,19 @@ def test_regions_take_the_options_of_predict(client, detector, images):
         ("/v1/verdicts", PNG | {"X-Part-Id": "M\xfcller"}, 400, "X-Part-Id is not UTF-8"),
         ("/v1/verdicts?shape=64,64", PNG, 400, "no effect"),
         ("/v1/verdicts", PNG | {"X-Dtype": "uint16"}, 400, "no effect"),
+        ("/v1/verdicts?pixel_format=Mono8", PNG, 400, "no effect"),
+        ("/v1/verdicts", PNG | {"X-Stride": "64"}, 400, "no effect"),
         ("/v1/verdicts", RAW, 400, "needs its shape"),
         ("/v1/verdicts?shape=64", RAW, 400, "HEIGHT,WIDTH"),
         ("/v1/verdicts?shape=0,64", RAW, 400, "pixels"),
         ("/v1/verdicts?shape=99999,99999", RAW, 400, "160,000,000"),
         ("/v1/verdicts?shape=2,2&dtype=float32", RAW, 400, "uint8 or uint16"),
         ("/v1/verdicts?shape=2,2", RAW, 422, "4 bytes"),
+        ("/v1/verdicts?shape=64,64&pixel_format=Mono9", RAW, 400, "unknown pixel format"),
+        ("/v1/verdicts?shape=64,64&stride=64", RAW, 400, "no effect"),
+        ("/v1/verdicts?shape=64,64&pixel_format=Mono12p", RAW, 422, "6,144 bytes"),
+        ("/v1/verdicts?shape=64,64&pixel_format=BayerRG8", RAW, 422, "takes grey images"),
+        ("/v1/verdicts?shape=64,64&pixel_format=Mono8&stride=9", RAW, 400, "too small"),
         ("/v1/verdicts?shape=1,3", RAW, 422, "wrong size"),
         ("/v1/verdicts", {"Content-Type": "application/json"}, 415, "--data-binary"),
         ("/v1/bundles/other/verdicts", PNG, 404, "tiny"),
