@@ -16,11 +16,13 @@ from importlib.util import find_spec
 from itertools import pairwise
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
 import kdx
 from tests.conftest import BACKBONE, SIZE, TINY_OPTIONS, write_dataset
+from tests.kdx.station.camera.clips import write_clip
 from tests.once import made_once
 
 ROOT = Path(__file__).parent.parent
@@ -65,6 +67,7 @@ def line_pc(tmp_path_factory, tiny_run, tiny_bundle, make_dataset) -> Path:
         shutil.copytree(tiny_run, folder / "runs/tile")
         shutil.copytree(tiny_bundle, folder / "tile.kdx")
         shutil.copytree(tiny_bundle, folder / "other.kdx")
+        write_clip(folder / "clip.mp4", [np.asarray(Image.open(path)) for path in sorted((folder / "fresh").iterdir())])
         with kdx.load(folder / "tile.kdx", "onnxruntime-cpu", 1, log=folder / "line.log") as detector:
             frame = kdx.read_image(folder / "parts/test/good/012.png", detector.input)
             for _ in range(60):  # as many as a comparison takes

@@ -15,9 +15,11 @@ COMMAND = LinesCommand
 
 
 def watch(
-    folder: Path = typer.Argument(help="Folder in which images arrive, in subfolders too."),
+    folder: Path | None = typer.Argument(None, help="Folder in which images arrive, in subfolders too."),
     bundle: list[str] = typer.Option(..., "--bundle", "-b", help="Bundle that judges; of several, PRODUCT=BUNDLE."),
     output: Path = typer.Option(..., "--out", "-o", help="Folder of records and sorted files; a later call continues."),
+    camera: str | None = typer.Option(None, help="Judge a camera's frames: rtsp://..., /dev/video0, or a video file."),
+    queue: int | None = typer.Option(None, min=1, help="With --camera: frames that may wait. Default: 100."),
     move: bool = typer.Option(False, "--move", help="Move files to good/, review/, defective/ and so on in --out."),
     link: bool = typer.Option(False, "--link", help="Link files there, and leave them where they are."),
     heat_maps: bool = typer.Option(False, "--heat-maps", help="Write a heat map of each image (PNG)."),
@@ -32,8 +34,8 @@ def watch(
     views: str | None = typer.Option(None, help="With --part-of: the views that make a part, such as left,right."),
     part_timeout: float | None = typer.Option(None, min=0, help="Seconds in which a part's views arrive. Default: 10."),
     keep: str | None = typer.Option(None, help="What is kept: good=7d,defective=1y,total=200GB. Default: everything."),
-    settle: float = typer.Option(2.0, min=0, help="Seconds for which a file is at rest, unless it was renamed in."),
-    scan_every: float = typer.Option(10.0, min=0.1, help="Seconds between listings, which find what was not noticed."),
+    settle: float | None = typer.Option(None, min=0, help="Seconds a file is at rest, or it was renamed. Default: 2."),
+    scan_every: float | None = typer.Option(None, min=0.1, help="Seconds between listings of FOLDER. Default: 10."),
     backlog: int = typer.Option(100, min=1, help="How many files may wait before that is said."),
     backend: str = typer.Option("auto", help="Backend to run on."),
     precision: str | None = typer.Option(None, help="Graph of the bundle. Default: the fastest that passes."),
@@ -50,12 +52,12 @@ def watch(
     from kdx.station.options import watch_options
 
     options = watch_options(
-        folder, output, bundle, move=move, link=link, heat_maps=heat_maps, csv=csv, semicolons=semicolons,
-        command=command, mqtt=mqtt, part_id=part_id, part_of=part_of, views=views, part_timeout=part_timeout, keep=keep,
-        settle=settle, scan_every=scan_every, backlog=backlog, backend=backend, precision=precision, threads=threads,
-        require_signature=require_signature, once=once,
+        folder, output, bundle, camera=camera, queue=queue, move=move, link=link, heat_maps=heat_maps, csv=csv,
+        semicolons=semicolons, command=command, mqtt=mqtt, part_id=part_id, part_of=part_of, views=views,
+        part_timeout=part_timeout, keep=keep, settle=settle, scan_every=scan_every, backlog=backlog, backend=backend,
+        precision=precision, threads=threads, require_signature=require_signature, once=once,
     )  # fmt: skip
-    with needs("mqtt" if mqtt else "watch", "kdx watch"):
+    with needs("camera" if camera else "mqtt" if mqtt else "watch", "kdx watch"):
         from kdx.station.watching import describe, judge_arrivals
 
         each = print_json_line if json else lambda record: out.print(describe(record), markup=False)

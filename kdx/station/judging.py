@@ -14,6 +14,7 @@ from kdx.imaging.value_range import warn_if_narrow
 from kdx.runtime.banded import is_read_in_bands
 from kdx.runtime.heat_map import heat_map
 from kdx.station.bundles import Bundles
+from kdx.station.camera.frames import NO_IMAGE, FrameError, info_of
 from kdx.station.in_hand import MOST_TRIES, InHand
 from kdx.station.ledger import Identity
 from kdx.station.names import NamePattern
@@ -45,18 +46,26 @@ class Judge:
     """Judges the files of a folder.
 
     Args:
-        folder: The folder.
+        folder: The folder, of files or of the frames of a camera.
         bundles: What judges.
         pattern: What the files' names say.
         in_hand: Which file is being judged.
         heat_maps: Whether heat maps are drawn.
+        are_frames: Whether the files are the frames of a camera.
     """
 
     def __init__(
-        self, folder: Path, bundles: Bundles, pattern: NamePattern, in_hand: InHand, *, heat_maps: bool
+        self,
+        folder: Path,
+        bundles: Bundles,
+        pattern: NamePattern,
+        in_hand: InHand,
+        *,
+        heat_maps: bool,
+        are_frames: bool = False,
     ) -> None:
         self._folder, self._bundles, self._pattern = folder, bundles, pattern
-        self._in_hand, self._heat_maps = in_hand, heat_maps
+        self._in_hand, self._heat_maps, self._are_frames = in_hand, heat_maps, are_frames
 
     def __call__(self, name: str, identity: Identity) -> JudgedImage | None:
         """Judge a file; return None if it is gone, or is another one than expected.
@@ -70,12 +79,21 @@ class Judge:
         shown = Shown(image=name, image_sha256=None, part_id=part.part, product=part.product, view=part.view)
         reason: NotJudged | None = None
         try:
+            info = info_of(path) if self._are_frames else None
+            if info is not None:
+                reason = info.reason
+                shown = msgspec.structs.replace(shown, camera=info.camera, frame=info.frame, frame_time=info.time)
+                if path.suffix == NO_IMAGE:
+                    shown = msgspec.structs.replace(shown, image=None)
+                    raise FrameError(info.problem)
             is_banded = loaded is not None and is_read_in_bands(loaded.detector, path)
             content, sha256 = _read(path, identity, whole=not is_banded)
             shown = msgspec.structs.replace(shown, image_sha256=sha256)
             if not self._in_hand.begin(name, identity):
                 reason = NotJudged.PROCESS_ENDED
                 raise KdxError(f"the process ended {MOST_TRIES} times when it judged '{name}'")
+            if reason is not None and info is not None:
+                raise FrameError(info.problem)
             reason = NotJudged.NAME
             self._pattern.require_view(name)
             reason = None

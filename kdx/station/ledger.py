@@ -14,9 +14,10 @@ from typing import Any, NamedTuple
 
 from kdx.station.database import Database
 
-# What became of a judged file. The first is that of a file which is left where it is; the next two
-# are intents, which become one of the others.
-HERE, MOVING, LINKING, MOVED, LINKED, GONE = "here", "moving", "linking", "moved", "linked", "gone"
+# What became of a judged file. The first is that of a file which is left where it is; the next
+# three are intents, which become one of the others.
+HERE, MOVING, LINKING, REMOVING = "here", "moving", "linking", "removing"
+MOVED, LINKED, GONE = "moved", "linked", "gone"
 
 
 class Identity(NamedTuple):
@@ -138,8 +139,8 @@ class Ledger(Database):
     def known(self) -> dict[str, Identity]:
         """Return the judged files that may lie in the watched folder, by path."""
         found = self._rows(
-            "SELECT path, size, mtime_ns, inode, ctime_ns FROM files WHERE state IN (?, ?, ?, ?) ORDER BY id",
-            (HERE, MOVING, LINKING, LINKED),
+            "SELECT path, size, mtime_ns, inode, ctime_ns FROM files WHERE state IN (?, ?, ?, ?, ?) ORDER BY id",
+            (HERE, MOVING, LINKING, REMOVING, LINKED),
         )
         return {os.fsdecode(path): Identity(*identity) for path, *identity in found}
 

@@ -11,6 +11,8 @@ from typing import Literal
 from kdx.errors import OptionError
 from kdx.station.broker import Broker, parse_broker
 from kdx.station.bundles import LoadOptions, bundle_paths
+from kdx.station.camera.address import CameraAddress, parse_camera
+from kdx.station.camera.spool import FOLDER as CAMERA_FOLDER
 from kdx.station.names import NamePattern, name_pattern
 from kdx.station.retention import Keep, parse_keep
 from kdx.storage.spreadsheet import CsvStyle, csv_style
@@ -21,7 +23,7 @@ class WatchOptions:
     """What a station is asked for.
 
     Attributes:
-        folder: The folder that is watched.
+        folder: The folder that is watched, or in which the frames of a camera wait.
         out: The output folder.
         bundles: The bundle of each product, or the only bundle, of the product None.
         load: How bundles are loaded.
@@ -37,13 +39,15 @@ class WatchOptions:
         command: A command that is run for each verdict, or None.
         broker: An MQTT broker to which each verdict is published, or None.
         once: Whether to end when every file is judged.
+        camera: The camera whose frames are judged; None for files.
+        queue: How many frames may wait for their verdict.
     """
 
     folder: Path
     out: Path
     bundles: Mapping[str | None, Path]
     load: LoadOptions = field(default_factory=LoadOptions)
-    files: Literal["stay", "move", "link"] = "stay"
+    files: Literal["stay", "move", "link", "remove"] = "stay"
     heat_maps: bool = False
     csv: CsvStyle | None = None
     settle: float = 2.0
@@ -55,13 +59,17 @@ class WatchOptions:
     command: tuple[str, ...] | None = None
     broker: Broker | None = None
     once: bool = False
+    camera: CameraAddress | None = None
+    queue: int = 100
 
 
 def watch_options(
-    folder: Path,
+    folder: Path | None,
     out: Path,
     bundle: Sequence[str],
     *,
+    camera: str | None,
+    queue: int | None,
     move: bool,
     link: bool,
     heat_maps: bool,
@@ -74,8 +82,8 @@ def watch_options(
     views: str | None,
     part_timeout: float | None,
     keep: str | None,
-    settle: float,
-    scan_every: float,
+    settle: float | None,
+    scan_every: float | None,
     backlog: int,
     backend: str,
     precision: str | None,
@@ -92,6 +100,19 @@ def watch_options(
         raise OptionError("files are either moved or linked", received="`move` and `link`", fix="leave out one of them")
     if semicolons and not csv:
         raise OptionError("`semicolons` would change nothing without `csv`", fix="add `csv`, or leave out `semicolons`")
+    address = None if camera is None else parse_camera(camera)
+    if (folder is None) == (address is None):
+        raise OptionError(
+            "either a `folder` is watched, or the frames of a `camera` are judged",
+            received="neither of them" if folder is None else "both",
+            fix="name one of them",
+        )
+    of_files = {"link": link, "part_of": part_of, "settle": settle, "scan_every": scan_every}
+    _require_effect(of_files if address else {"queue": queue}, "a `folder`" if address else "`camera`")
+    if address is not None and address.is_live and once:
+        raise OptionError(
+            "`once` would change nothing: a camera does not end", fix="leave out `once`, and end with Ctrl-C"
+        )
     if part_timeout is not None and part_of is None:
         raise OptionError(
             "`part_timeout` would change nothing without `part_of`", fix="add `part_of`, or leave out `part_timeout`"
@@ -99,15 +120,15 @@ def watch_options(
     bundles = bundle_paths(bundle)
     names = [] if views is None else [name.strip() for name in views.split(",") if name.strip()]
     return WatchOptions(
-        folder=folder,
+        folder=out / CAMERA_FOLDER if folder is None else folder,
         out=out,
         bundles=bundles,
         load=LoadOptions(backend, threads, precision, tuple(require_signature), heat_maps),
-        files="move" if move else "link" if link else "stay",
+        files="move" if move else "link" if link else "stay" if address is None else "remove",
         heat_maps=heat_maps,
         csv=csv_style(semicolons=semicolons) if csv else None,
-        settle=settle,
-        scan_every=scan_every,
+        settle=WatchOptions.settle if settle is None else settle,
+        scan_every=WatchOptions.scan_every if scan_every is None else scan_every,
         pattern=name_pattern(part_id, part_of, names, has_products=None not in bundles),
         part_timeout=WatchOptions.part_timeout if part_timeout is None else part_timeout,
         keep=None if keep is None else parse_keep(keep),
@@ -115,7 +136,15 @@ def watch_options(
         command=None if command is None else _words(command),
         broker=None if mqtt is None else parse_broker(mqtt),
         once=once,
+        camera=address,
+        queue=WatchOptions.queue if queue is None else queue,
     )
+
+
+def _require_effect(given: Mapping[str, object], needed: str) -> None:
+    for name, value in given.items():
+        if value:
+            raise OptionError(f"`{name}` would change nothing without {needed}", fix=f"leave out `{name}`")
 
 
 def _words(command: str) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""Judged files that are moved or linked to the folder of their verdict.
+"""Judged files that are moved or linked to the folder of their verdict, or removed.
 
 The ledger holds the intent before anything is done, and every step can be repeated: a kill in
 between leaves the file at its old path or at its new one, whole.
@@ -16,7 +16,7 @@ from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import TypeAlias
 
-from kdx.station.ledger import GONE, LINKED, LINKING, MOVED, MOVING, Identity, JudgedFile, Ledger
+from kdx.station.ledger import GONE, LINKED, LINKING, MOVED, MOVING, REMOVING, Identity, JudgedFile, Ledger
 from kdx.storage.files import is_disk_full, remove_leftovers, sha256_file, sync_folder, write_parts
 from kdx.storage.renames import rename_new
 
@@ -65,7 +65,7 @@ def _with_id(place: str, verdict_id: str) -> str:
 
 
 class Places:
-    """Moves and links judged files.
+    """Moves, links and removes judged files.
 
     Args:
         folder: The watched folder.
@@ -93,7 +93,7 @@ class Places:
         """
         finished: list[JudgedFile] = []
         try:
-            for file in self._ledger.files(MOVING, LINKING):
+            for file in self._ledger.files(MOVING, LINKING, REMOVING):
                 if self._again.get(file.id, 0.0) <= time.monotonic():
                     with self._unless_stuck(file):
                         finished.append(self._place(file))
@@ -145,8 +145,13 @@ class Places:
         self._changed.clear()
 
     def _place(self, file: JudgedFile) -> JudgedFile:
-        """Move or link a file to its place, or to another one if that is taken or refused."""
+        """Move or link a file to its place, or to another one if that is taken; or remove it."""
         source = self._folder / file.path
+        if file.state == REMOVING:
+            found = _identity(source)
+            if found is not None and _is_judged(source, found, file):
+                self._remove(source)
+            return replace(file, state=GONE)
         state, do = (MOVED, self._move) if file.state == MOVING else (LINKED, self._link)
         found = _identity(source)
         present = None if found is None or not _is_judged(source, found, file) else replace(file, identity=found)

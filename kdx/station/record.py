@@ -36,6 +36,11 @@ class NotJudged(str, enum.Enum):
     ``NAME``: the file's name does not say which view of which part it is. ``VIEW_MISSING``: a view
     of the part did not arrive in time. ``PROCESS_ENDED``: the process ended every time when it
     judged the image. ``UNEXPECTED_ERROR``: a bug in kdx, or in a package.
+
+    Of cameras: ``INCOMPLETE_FRAME``: a part of the frame is missing, or damaged. ``LOST_FRAME``:
+    the camera counted the frame, and it did not arrive. ``NO_ROOM``: frames came faster than they
+    were judged, or the disk was full. ``CAMERA_GONE``: the camera did not answer, and how many
+    frames it took meanwhile is not known.
     """
 
     BACKEND_FAILED = "backend_failed"
@@ -44,6 +49,10 @@ class NotJudged(str, enum.Enum):
     VIEW_MISSING = "view_missing"
     PROCESS_ENDED = "process_ended"
     UNEXPECTED_ERROR = "unexpected_error"
+    INCOMPLETE_FRAME = "incomplete_frame"
+    LOST_FRAME = "lost_frame"
+    NO_ROOM = "no_room"
+    CAMERA_GONE = "camera_gone"
 
 
 class JudgedBy(msgspec.Struct, frozen=True, kw_only=True):
@@ -112,6 +121,9 @@ class VerdictRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
         threshold_by_hand: As for :class:`JudgedBy`.
         product: The product by which the bundle was chosen, or None.
         view: The view of the part that the image shows, or None.
+        camera: The name of the camera that the frame came from, or None.
+        frame: The camera's number of the frame, or None.
+        frame_time: UTC time at which the frame came from the camera, or None.
         error: The type, message and details of the error because of which there is no verdict of a
             detector.
     """
@@ -139,6 +151,9 @@ class VerdictRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
     threshold_by_hand: str | None = None
     product: str | None = None
     view: str | None = None
+    camera: str | None = None
+    frame: int | None = None
+    frame_time: str | None = None
     error: dict[str, str] | None = None
 
     @property
@@ -147,7 +162,7 @@ class VerdictRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
         return self.verdict == Decision.GOOD.value
 
 
-class Shown(msgspec.Struct, frozen=True, kw_only=True):
+class Shown(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What an image is, whatever is decided about it.
 
     Attributes:
@@ -156,6 +171,9 @@ class Shown(msgspec.Struct, frozen=True, kw_only=True):
         part_id: As for :class:`VerdictRecord`.
         product: As for :class:`VerdictRecord`.
         view: As for :class:`VerdictRecord`.
+        camera: As for :class:`VerdictRecord`.
+        frame: As for :class:`VerdictRecord`.
+        frame_time: As for :class:`VerdictRecord`.
     """
 
     image: str | None
@@ -163,6 +181,9 @@ class Shown(msgspec.Struct, frozen=True, kw_only=True):
     part_id: str | None = None
     product: str | None = None
     view: str | None = None
+    camera: str | None = None
+    frame: int | None = None
+    frame_time: str | None = None
 
 
 def judged(shown: Shown, verdict: Verdict, by: JudgedBy) -> VerdictRecord:

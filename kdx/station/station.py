@@ -10,21 +10,23 @@ from kdx.errors import DataError, KdxError
 from kdx.station.arrivals import Arrivals
 from kdx.station.backlog import Backlog
 from kdx.station.bundles import BundleRecord, Bundles
+from kdx.station.camera.frames import NO_IMAGE
 from kdx.station.heat_maps import HeatMaps
 from kdx.station.judging import JudgedImage
-from kdx.station.ledger import GONE, HERE, LINKING, MOVED, MOVING, Identity, JudgedFile, Ledger
+from kdx.station.ledger import GONE, HERE, LINKING, MOVED, MOVING, REMOVING, Identity, JudgedFile, Ledger
 from kdx.station.lines import Lines
 from kdx.station.options import WatchOptions
 from kdx.station.parts import PartRecord, Parts
 from kdx.station.places import Places, free_place
 from kdx.station.record import VerdictRecord, time_now
 from kdx.station.retention import Retention, StationClock
+from kdx.station.source import Source
 from kdx.station.troubles import Troubles
 from kdx.storage.files import sha256_file
 from kdx.storage.json_output import encode_json
 from kdx.text import number_of
 
-_FIRST_STATES = {"stay": HERE, "move": MOVING, "link": LINKING}
+_FIRST_STATES = {"stay": HERE, "move": MOVING, "link": LINKING, "remove": REMOVING}
 _PATIENCE_SECONDS = 0.5
 _RETENTION_SECONDS = 30.0
 # While files wait, lines are written and files are moved for several at once.
@@ -59,6 +61,7 @@ class Station:
         judge: Judges a file; returns None for one that changed or is gone.
         post: Takes messages to their receivers.
         say: Is given what users should know.
+        source: What is judged; None for the files that arrive in the watched folder.
 
     Attributes:
         arrivals: The files that arrive.
@@ -73,6 +76,7 @@ class Station:
         judge: Callable[[str, Identity], JudgedImage | None],
         post: Sequence[Post],
         say: Callable[[str], None],
+        source: Source | None = None,
     ) -> None:
         self._options, self._ledger, self._bundles, self._judge = options, ledger, bundles, judge
         self._post, self._say = post, say
@@ -88,7 +92,7 @@ class Station:
         self._unfinished = 0
         self._is_stopping = False
         self.backlog = Backlog(options.backlog, say)
-        self.arrivals = Arrivals(
+        self.arrivals: Source = source or Arrivals(
             options.folder, options.settle, options.scan_every, self._is_known, self._forget_vanished
         )
         self._troubles = Troubles(options, say, self.arrivals.left, lambda: self._is_stopping)
@@ -167,7 +171,8 @@ class Station:
         record, options = judged.record, self._options
         place = None
         self._places.remove_changed_links(name, identity)
-        if options.files != "stay":
+        files = "remove" if name.endswith(NO_IMAGE) else options.files
+        if files in {"move", "link"}:
             place = free_place(options.out, self._ledger, record.verdict, name, record.verdict_id)
         picture = None
         if judged.heat_map is not None:
@@ -176,7 +181,7 @@ class Station:
         kept = 0
         if self._retention is not None:
             kept = (0 if place is None else identity.size) + len(judged.heat_map or b"")
-        state = _FIRST_STATES[options.files]
+        state = _FIRST_STATES[files]
         file = JudgedFile(
             name, identity, record.verdict_id, record.verdict, state, place, picture, kept, 0, record.image_sha256
         )
@@ -185,6 +190,8 @@ class Station:
         with self._ledger.transaction():
             self._clock.save()
             self._ledger.add_file(file, self._clock.now())
+            if record.frame is not None:
+                self._ledger.set_fact("frame", record.frame)  # after which a video is continued
             self._add_line(record)
             if is_view:
                 parts = self._parts.add(record, self._clock.at(self.arrivals.arrived(name)))

@@ -10,11 +10,13 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
+from typing import Literal
 
 import msgspec
 
 from kdx.errors import DataError, OptionError, OutputError
 from kdx.station.bundles import Bundles
+from kdx.station.camera.grabbing import Grabbing
 from kdx.station.database import FILE
 from kdx.station.delivery import Command, Courier, Receiver
 from kdx.station.in_hand import InHand
@@ -32,27 +34,33 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
     """What one call of ``kdx watch`` did.
 
     Attributes:
-        files: How many files got each verdict.
+        files: How many files or frames got each verdict.
         parts: How many parts of several views got each verdict.
         most_waiting: How many files waited at most.
         undelivered: How many verdicts still wait for each receiver.
+        reasons: How many files or frames are undecided for each reason.
+        kind: Whether they were files or frames.
     """
 
     files: dict[str, int]
     parts: dict[str, int]
     most_waiting: int
     undelivered: dict[str, int]
+    reasons: dict[str, int]
+    kind: Literal["file", "frame"] = "file"
 
     def describe(self) -> str:
         """Return the summary as a line for people."""
-        judged = ", ".join(f"{count:,} {verdict}" for verdict, count in self.files.items()) or "no file was judged"
+        judged = ", ".join(f"{count:,} {verdict}" for verdict, count in self.files.items())
+        reasons = ", ".join(f"{count:,} {reason}" for reason, count in self.reasons.items())
         parts = ", ".join(f"{count:,} {verdict}" for verdict, count in self.parts.items())
         undelivered = "".join(
             f"; {number_of(count, '[verdict waits|verdicts wait]')} for {name}, and a later call delivers"
             for name, count in self.undelivered.items()
             if count
         )
-        return f"files: {judged}{parts and f'; parts: {parts}'}{undelivered}"
+        text = f"{judged or f'no {self.kind} was judged'}{reasons and f' ({reasons})'}"
+        return f"{self.kind}s: {text}{parts and f'; parts: {parts}'}{undelivered}"
 
 
 def judge_arrivals(
@@ -78,26 +86,47 @@ def judge_arrivals(
         KdxError: As for :func:`kdx.load`.
     """
     _require_apart(options)
+    reasons: Counter[str] = Counter()
     files: Counter[str] = Counter()
     parts: Counter[str] = Counter()
     with contextlib.ExitStack() as held:
         ledger = held.enter_context(_opened(options))
         bundles = held.enter_context(Bundles(options.bundles, options.load))
-        judge = Judge(options.folder, bundles, options.pattern, InHand(options.out), heat_maps=options.heat_maps)
+        grabbing = None
+        if options.camera is not None:
+            grabbing = held.enter_context(Grabbing(options, options.camera, ledger, bundles, say))
+        judge = Judge(
+            options.folder,
+            bundles,
+            options.pattern,
+            InHand(options.out),
+            heat_maps=options.heat_maps,
+            are_frames=options.camera is not None,
+        )
         couriers = [Courier(ledger.path, receiver, say) for receiver in _receivers(options)]
-        station = Station(options, ledger, bundles, judge, couriers, say)
+        source = None if grabbing is None else grabbing.spool
+        station = Station(options, ledger, bundles, judge, couriers, say, source)
         held.enter_context(_signals(station.stop))
         for courier in couriers:
             courier.start()
         try:
             for record in station.records():
+                if record.reason is not None and isinstance(record, VerdictRecord):
+                    reasons[record.reason] += 1
                 (files if isinstance(record, VerdictRecord) else parts)[record.verdict] += 1
                 each(record)
         finally:
             for courier in couriers:
                 courier.end(when_done=options.once, is_stopping=lambda: station.is_stopping)
         waiting = {courier.receiver: ledger.waiting(courier.receiver) for courier in couriers}
-        return Summary(files=files, parts=parts, most_waiting=station.backlog.most, undelivered=waiting)
+        return Summary(
+            files=files,
+            parts=parts,
+            most_waiting=station.backlog.most,
+            undelivered=waiting,
+            reasons=reasons,
+            kind="file" if options.camera is None else "frame",
+        )
 
 
 def describe(record: Record) -> str:
@@ -105,7 +134,8 @@ def describe(record: Record) -> str:
     if isinstance(record, VerdictRecord):
         score = "" if record.score is None else f"  score {number(record.score)}, threshold {number(record.threshold)}"
         why = record.error["message"] if record.error else ", ".join(record.frame_faults) or record.reason or ""
-        return f"{record.verdict:10} {record.image}{score}{why and f'  {why}'}"
+        name = record.image or f"{record.camera} frame {'?' if record.frame is None else record.frame}"
+        return f"{record.verdict:10} {name}{score}{why and f'  {why}'}"
     missing = f"  without {', '.join(record.missing)}" if record.missing else ""
     return f"{record.verdict:10} part {record.part_id}: {number_of(len(record.views), '[view|views]')}{missing}"
 
@@ -122,21 +152,23 @@ def _receivers(options: WatchOptions) -> Iterator[Receiver]:
 def _require_apart(options: WatchOptions) -> None:
     """Refuse folders that would judge or move each other's files, and options without effect."""
     folder, out = (Path(os.path.realpath(path)) for path in (options.folder, options.out))
-    if not folder.is_dir():
+    if options.camera is None and not folder.is_dir():
         raise DataError(f"there is no folder '{options.folder}'", fix="name the folder in which images arrive")
-    if folder.is_relative_to(out) or out.is_relative_to(folder):
+    if options.camera is None and (folder.is_relative_to(out) or out.is_relative_to(folder)):
         raise OutputError(
             f"'{options.out}' and '{options.folder}' lie in each other: files that were sorted would be judged again",
             expected="an `out` beside the watched folder",
             fix="choose another `out`",
         )
-    if options.files == "move":
+    if options.files == "move" and options.camera is None:
         require_writable(options.folder)
-    keeps_files = options.files != "stay" or options.heat_maps
+    keeps_files = options.files in {"move", "link"} or options.heat_maps
     if options.keep is not None and not keeps_files and (options.keep.seconds or options.keep.total is not None):
         raise OptionError(
-            "`keep` would delete nothing: files stay in the watched folder, which is not touched",
-            fix="add `move`, `link` or `heat_maps`, or keep only records=1y",
+            "`keep` would delete nothing: files stay in the watched folder, which is not touched"
+            if options.camera is None
+            else "`keep` would delete nothing: frames are removed after their verdict",
+            fix=f"add `move`{', `link`' if options.camera is None else ''} or `heat_maps`, or keep only records=1y",
         )
 
 
@@ -162,14 +194,14 @@ def _opened(options: WatchOptions) -> Iterator[Ledger]:
 
 
 def _require_same_folder(ledger: Ledger, options: WatchOptions) -> None:
-    folder = os.fsencode(options.folder.absolute())
+    folder = os.fsencode(options.folder.absolute() if options.camera is None else options.camera.identity)
     before = ledger.fact("folder")
     if before is None:
         with ledger.transaction():
             ledger.set_fact("folder", folder)
     elif before != folder:
         raise OutputError(
-            f"'{options.out}' holds the records of another folder",
+            f"'{options.out}' holds the records of another {'folder' if options.camera is None else 'camera or video'}",
             expected=os.fsdecode(before),
             received=os.fsdecode(folder),
             fix="choose another `out`",

@@ -23,7 +23,7 @@ from tests.kdx.station.stations import NoNotices, drop, lines, options_for, outb
 
 FILES = {"a": "good", "b": "unreadable"}
 # Every so manieth step of a station: all of them where files are moved.
-EVERY = {"move": 1, "link": 4, "stay": 4}
+EVERY = {"move": 1, "link": 4, "stay": 4, "remove": 4}
 _EVENTS = {"os.link", "os.mkdir", "os.remove", "os.rename", "os.symlink", "os.truncate"}
 
 
@@ -105,9 +105,10 @@ def faults_of(root: Path, files: str) -> list[str]:
     rows = list(csv.DictReader(table.read_text(encoding="utf-8-sig").splitlines()))
     check("one row each", [row["verdict_id"] for row in rows] == [record["verdict_id"] for record in records])
     places = {f"{verdict}/{name}" for name, verdict in expected.items()}
+    sorted_to = places if files in {"move", "link"} else set()
     pictures = {f"heat_maps/{place}.png" for place in places if "unreadable" not in place}
-    check("every file in its place", set(sorted_files(out)) == pictures | (places if files != "stay" else set()))
-    left = set() if files == "move" else set(expected)
+    check("every file in its place", set(sorted_files(out)) == pictures | sorted_to)
+    left = set() if files in {"move", "remove"} else set(expected)
     check("nothing else where they came from", {path.name for path in (root / "in").iterdir()} == left)
     return found
 
@@ -133,7 +134,7 @@ def main(work: str) -> None:
     observer: Callable[..., Any] = lambda *_: NoNotices()  # noqa: E731
     arrivals._observer = observer
     gc.freeze()
-    report = {files: kill_everywhere(Path(work) / files, files) for files in ("move", "link", "stay")}
+    report = {files: kill_everywhere(Path(work) / files, files) for files in EVERY}
     print(json.dumps(report))
 
 

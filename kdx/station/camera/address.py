@@ -1,0 +1,141 @@
+"""Which camera frames come from, as users name it."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, TypeAlias
+from urllib.parse import parse_qsl, quote, urlsplit
+
+from kdx.errors import DataError, OptionError
+
+# The variable of the environment that holds the password: the command line is seen by all users.
+PASSWORD = "KDX_CAMERA_PASSWORD"  # noqa: S105
+_URLS = frozenset({"rtsp", "rtsps", "http", "https"})
+_DEVICE = re.compile(r"/dev/(video\d+|v4l/.+)")
+
+Kind: TypeAlias = Literal["video", "device", "stream"]
+
+
+@dataclass(frozen=True)
+class CameraAddress:
+    """Where frames come from.
+
+    Attributes:
+        text: What the user wrote.
+        kind: A video file, a V4L2 device, or a stream of a network camera.
+        path: The file, the device, or the URL.
+        name: What the camera is called in records and in the names of frames.
+        settings: What is set at the device, by name.
+    """
+
+    text: str
+    kind: Kind
+    path: str
+    name: str
+    settings: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def is_live(self) -> bool:
+        """Whether frames come whether or not they are taken; those of a file wait."""
+        return self.kind != "video"
+
+    @property
+    def identity(self) -> str:
+        """By what it is known again: a video file that was replaced is another source.
+
+        Raises:
+            DataError: The video file is gone.
+        """
+        if self.is_live:
+            return f"camera {self.text}"
+        try:
+            status = Path(self.path).stat()
+        except OSError as error:
+            raise _no_file(self.path) from error
+        return f"video {os.path.realpath(self.path)} of {status.st_size} bytes, {status.st_mtime_ns}"
+
+    def url(self) -> str:
+        """Return the path as it is opened, with the password of the environment."""
+        password = os.environ.get(PASSWORD)
+        if self.kind != "stream" or password is None:
+            return self.path
+        parts = urlsplit(self.path)
+        user, _, host = parts.netloc.rpartition("@")
+        return parts._replace(netloc=f"{user}:{quote(password, safe='')}@{host}").geturl()
+
+
+def parse_camera(text: str) -> CameraAddress:
+    """Return the camera of ``clip.mp4``, ``/dev/video0?framerate=30`` or ``rtsp://user@host/path``.
+
+    Raises:
+        DataError: There is no such file or device.
+        OptionError: It is another text.
+    """
+    scheme = text.partition("://")[0].lower() if "://" in text else ""
+    if scheme:
+        return _stream(text, scheme)
+    if _DEVICE.match(text):
+        path, _, settings = text.partition("?")
+        if not Path(path).exists():
+            raise DataError(
+                f"there is no device '{path}'", received=_devices(), fix="connect the camera, and name its device"
+            )
+        return CameraAddress(text, "device", path, _plain(Path(path).name), dict(_settings(settings)))
+    if not Path(text).is_file():
+        raise _no_file(text)
+    return CameraAddress(text, "video", text, _plain(Path(text).stem))
+
+
+def _stream(text: str, scheme: str) -> CameraAddress:
+    try:
+        parts = urlsplit(text)
+        port = parts.port
+    except ValueError:
+        parts, port = urlsplit(""), None
+    if scheme not in _URLS or not parts.hostname:
+        raise OptionError(
+            "`camera` does not name a camera",
+            expected="a video file, /dev/video0, or rtsp://USER@HOST/PATH",
+            received=text,
+        )
+    if parts.password is not None:
+        raise OptionError(
+            "`camera` holds a password, which every user of this machine could see",
+            fix=f"leave it out, and set the variable {PASSWORD} of the environment",
+        )
+    if parts.username is None and os.environ.get(PASSWORD):
+        raise OptionError(
+            f"the password in {PASSWORD} has no effect: `camera` names no user",
+            received=text,
+            fix=f"name the user, {scheme}://USER@{parts.hostname}/..., or unset {PASSWORD}",
+        )
+    return CameraAddress(text, "stream", text, _plain(parts.hostname if port is None else f"{parts.hostname}-{port}"))
+
+
+def _settings(text: str) -> list[tuple[str, str]]:
+    try:
+        return parse_qsl(text, strict_parsing=True, keep_blank_values=True) if text else []
+    except ValueError as error:
+        raise OptionError("`camera` has settings without a value", expected="?NAME=VALUE&...", received=text) from error
+
+
+def _devices() -> str:
+    found = sorted(path.name for path in Path("/dev").glob("video*"))
+    return ", ".join(f"/dev/{name}" for name in found) or "this machine has no /dev/video*"
+
+
+def _plain(name: str) -> str:
+    """Return a name for files: letters, digits, and few signs."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip(".-")[:60] or "camera"
+
+
+def _no_file(path: str) -> DataError:
+    return DataError(
+        f"there is no video '{path}'",
+        expected="a video file, /dev/video0, or rtsp://USER@HOST/PATH",
+        fix="name a file that exists",
+    )

@@ -1,0 +1,184 @@
+"""The thread that takes frames from a camera and puts each of them into the spool.
+
+Frames that the camera counted and that did not come, incomplete ones, and those for which there was
+no room are put in too, without an image: each gets a record that says why it was not judged.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import msgspec
+from numpy.typing import NDArray
+
+from kdx.errors import KdxError
+from kdx.station.camera.frames import Camera, Frame, FrameInfo, VideoEndError
+from kdx.station.camera.spool import Spool
+from kdx.station.record import NotJudged, time_now
+from kdx.storage.files import is_disk_full
+from kdx.text import number_of
+
+# How long a camera that is gone is left alone: twice as long each time.
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 30.0
+_AGAIN_SECONDS = 2.0
+_PATIENCE_SECONDS = 0.5
+# A camera that leaves out more numbers than this has begun to count again: nothing says how many
+# frames are missing.
+MOST_MISSING = 1000
+
+
+class _Owed(NamedTuple):
+    """What is still to be put into the spool."""
+
+    stem: str
+    info: FrameInfo
+    pixels: NDArray[Any] | None
+
+
+class Grabber(threading.Thread):
+    """Takes frames until the video ends, or until :meth:`end`.
+
+    Args:
+        camera: The camera, which is open.
+        reopen: Opens it again after it was gone.
+        name: The name of the camera.
+        spool: Where frames are put.
+        say: Is given what users should know. It is called in this thread.
+        is_live: Whether frames come whether or not there is room; otherwise the camera waits.
+    """
+
+    def __init__(
+        self,
+        camera: Camera,
+        reopen: Callable[[], Camera],
+        name: str,
+        spool: Spool,
+        say: Callable[[str], None],
+        *,
+        is_live: bool,
+    ) -> None:
+        super().__init__(name=f"kdx camera {name}", daemon=True)
+        self._camera: Camera | None = camera
+        self._reopen, self._named, self._spool, self._say, self._is_live = reopen, name, spool, say, is_live
+        self._stopping = spool.is_over
+        self._previous: int | None = None
+        self._owed: deque[_Owed] = deque()
+        self._dropped = 0
+        self._is_full = False
+
+    def end(self, seconds: float) -> None:
+        """Take no more frames, and wait for a camera that is being read."""
+        self._stopping.set()
+        self.join(seconds)
+
+    def run(self) -> None:
+        """Take frames; the spool is told when there are no more, and why."""
+        failure: Exception | None = None
+        try:
+            self._grab_all()
+            self._settle()
+        except Exception as error:  # the station's own thread raises it
+            failure = error
+        finally:
+            if self._camera is not None:
+                self._camera.close()
+            if self._owed and self._is_live:
+                self._say(f"{number_of(len(self._owed), '[frame has|frames have]')} no record: the disk is full")
+            self._spool.end(failure)
+
+    def _grab_all(self) -> None:
+        pause = _FIRST_PAUSE
+        while not self._stopping.is_set():
+            try:
+                if self._camera is None:
+                    self._camera = self._reopen()
+                    self._say(f"the camera '{self._named}' is back")
+                frame = self._camera.grab()
+            except VideoEndError:
+                break
+            except KdxError as error:
+                if self._camera is not None:
+                    self._camera.close()
+                    self._camera, self._previous = None, None
+                    self._say(f"{error.message}: no frames are judged until it is back")
+                    self._owe(None, None, NotJudged.CAMERA_GONE, error.message)
+                    self._settle()
+                self._stopping.wait(pause)
+                pause = min(2 * pause, _LONGEST_PAUSE)
+                continue
+            if frame is not None:
+                pause = _FIRST_PAUSE
+                self._take(frame)
+
+    def _take(self, frame: Frame) -> None:
+        """Put a frame into the spool, and what is missing before it."""
+        previous, self._previous = self._previous, frame.number
+        if previous is not None:
+            self._note_missing(previous, frame.number)
+        if not self._is_live:
+            while not self._spool.has_room(_PATIENCE_SECONDS):
+                if self._stopping.is_set():
+                    return
+        elif not self._spool.has_room(0.0):
+            self._dropped += 1
+            if self._dropped == 1:
+                self._say("frames come faster than they are judged: those for which there is no room are undecided")
+            self._owe(frame.number, None, NotJudged.NO_ROOM, "frames came faster than they were judged")
+            self._settle()
+            return
+        elif self._dropped:
+            count = number_of(self._dropped, "[frame was|frames were]")
+            self._say(f"there is room for frames again: {count} not judged")
+            self._dropped = 0
+        reason = None if frame.problem is None else NotJudged.INCOMPLETE_FRAME
+        self._owe(frame.number, frame.pixels, reason, frame.problem or "")
+        self._settle()
+
+    def _note_missing(self, previous: int, number: int) -> None:
+        """Owe a record for each number that the camera left out."""
+        missing = range(previous + 1, number)
+        if number <= previous or len(missing) > MOST_MISSING:
+            self._say(
+                f"the camera '{self._named}' counts from {number:,} after {previous:,}: "
+                "whether frames are missing is not known"
+            )
+            self._owe(None, None, NotJudged.LOST_FRAME, f"the camera counted from {number:,} after {previous:,}")
+            return
+        for each in missing:
+            self._owe(each, None, NotJudged.LOST_FRAME, "the camera counted it, and it did not arrive")
+
+    def _owe(self, number: int | None, pixels: NDArray[Any] | None, reason: NotJudged | None, problem: str) -> None:
+        time = time_now()
+        info = FrameInfo(camera=self._named, frame=number, time=time, reason=reason, problem=problem)
+        # A video's frames always have the same names: where a call continues is seen by them.
+        stamp = f"-{time[:23].replace('-', '').replace(':', '')}Z" if self._is_live else ""
+        self._owed.append(_Owed(f"{self._named}{stamp}-{'none' if number is None else f'{number:08d}'}", info, pixels))
+
+    def _settle(self) -> None:
+        """Put what is owed into the spool, as far as the disk takes it."""
+        while self._owed:
+            owed = self._owed[0]
+            try:
+                self._spool.put(*owed)
+            except OSError as error:
+                if not is_disk_full(error):
+                    raise
+                self._say_full(owed)
+                if self._is_live or self._stopping.wait(_AGAIN_SECONDS):
+                    return
+            else:
+                self._owed.popleft()
+                self._is_full = False
+
+    def _say_full(self, owed: _Owed) -> None:
+        """Say once that the disk is full; a live camera's image is not kept in the memory."""
+        if not self._is_full:
+            self._is_full = True
+            self._say("the disk is full: no frame can be judged until there is room")
+        if self._is_live and owed.pixels is not None:
+            reason = owed.info.reason or NotJudged.NO_ROOM
+            info = msgspec.structs.replace(owed.info, reason=reason, problem=owed.info.problem or "the disk was full")
+            self._owed[0] = _Owed(owed.stem, info, None)

@@ -1,0 +1,111 @@
+"""A camera while a station judges its frames: opened, checked against the bundles, grabbed from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from kdx.errors import OptionError
+from kdx.runtime.backend import ClosesOnExit
+from kdx.station.bundles import Bundles
+from kdx.station.camera.address import CameraAddress
+from kdx.station.camera.frames import Camera
+from kdx.station.camera.grabber import Grabber
+from kdx.station.camera.spool import Spool
+from kdx.station.ledger import Ledger
+from kdx.station.options import WatchOptions
+
+# A camera that is waited for in a system call is left to end by itself.
+_SECONDS_TO_END = 2.0
+
+
+class Grabbing(ClosesOnExit):
+    """A camera that is open, the thread that takes its frames, and where they wait.
+
+    Args:
+        options: What the station is asked for.
+        address: The camera.
+        ledger: The ledger of the output folder.
+        bundles: What judges the frames.
+        say: Is given what users should know.
+
+    Attributes:
+        spool: Where frames wait.
+
+    Raises:
+        DataError: The camera cannot be opened.
+        OptionError: A bundle does not take its frames.
+    """
+
+    def __init__(
+        self,
+        options: WatchOptions,
+        address: CameraAddress,
+        ledger: Ledger,
+        bundles: Bundles,
+        say: Callable[[str], None],
+    ) -> None:
+        known = ledger.known()
+        self.spool = Spool(options.folder, address.name, options.queue, keep=options.files == "move")
+        left = self.spool.begin(lambda name, identity: known.get(name) == identity)
+        first = 0
+        if not address.is_live:
+            done = ledger.fact("frame")
+            first = max([-1 if done is None else int(done), *map(_number, left)]) + 1
+        camera = open_camera(address, first)
+        try:
+            _require_size(camera, address, bundles)
+        except BaseException:
+            camera.close()
+            raise
+        self._grabber = Grabber(
+            camera, lambda: open_camera(address), address.name, self.spool, say, is_live=address.is_live
+        )
+        self._grabber.start()
+
+    def close(self) -> None:
+        """Take no more frames; those that wait are judged by the next call."""
+        self._grabber.end(_SECONDS_TO_END)
+
+
+def open_camera(address: CameraAddress, first: int = 0) -> Camera:
+    """Open a camera.
+
+    Args:
+        address: Which one.
+        first: The number of the first frame, for a video.
+
+    Raises:
+        DataError: It cannot be opened.
+    """
+    from kdx.station.camera.video import VideoCamera
+
+    return VideoCamera(address, first)
+
+
+def _number(name: str) -> int:
+    """Return the number of a video's frame from the name of its file."""
+    digits = name.partition(".")[0].partition("~")[0].rpartition("-")[2]
+    return int(digits) if digits.isdecimal() else -1
+
+
+def _require_size(camera: Camera, address: CameraAddress, bundles: Bundles) -> None:
+    """Refuse bundles that no frame of the camera would fit.
+
+    Raises:
+        OptionError: A bundle takes frames of another size, or in bands.
+    """
+    for _, loaded in bundles:
+        spec = loaded.detector.input
+        if spec.is_in_bands:
+            raise OptionError(
+                f"'{loaded.path}' reads frames in bands from files, which a camera does not write",
+                fix="let the camera's program write files, and watch their folder",
+            )
+        if spec.fixed_size and camera.size not in {None, (spec.width, spec.height)}:
+            assert camera.size is not None
+            raise OptionError(
+                f"the frames of '{address.text}' are not what '{loaded.path}' takes",
+                expected=f"{spec.width} × {spec.height} pixels",
+                received=f"{camera.size[0]} × {camera.size[1]} pixels",
+                fix="set the camera's size, or export the bundle for this camera: kdx export --input-size",
+            )

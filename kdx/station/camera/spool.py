@@ -1,0 +1,205 @@
+"""Frames that wait for their verdict: each is a file of its own, so that a kill loses none.
+
+A frame is written under a hidden name and renamed, and removed or moved after its verdict was
+recorded. A frame of which there is no image (lost, or late) is a file too, for its record.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from numpy.typing import NDArray
+
+from kdx.station.camera.frames import NO_IMAGE, FrameInfo, encoded
+from kdx.station.ledger import Identity
+from kdx.station.record import NotJudged, time_now
+from kdx.storage.files import write_atomic
+
+FOLDER = "camera"
+_IMAGE = ".png"
+
+
+class Spool:
+    """The frames in a folder, in order. One thread puts them in, another one takes them out.
+
+    It has what a station needs of :class:`kdx.station.arrivals.Arrivals`.
+
+    Args:
+        folder: The folder, which is created.
+        camera: The name of the camera.
+        room: How many images may wait.
+        keep: Whether images are kept after their verdict, and must reach the disk.
+
+    Attributes:
+        is_over: Is set when nobody takes frames out any more.
+        lost: None: there is always a folder.
+        left_out: None: nothing is left out.
+    """
+
+    lost: str | None = None
+    left_out: str | None = None
+    others: tuple[int, str | None] = (0, None)
+
+    def __init__(self, folder: Path, camera: str, room: int, *, keep: bool) -> None:
+        self._folder, self._camera, self._room, self._keep = folder, camera, room, keep
+        self._names: deque[tuple[str, float]] = deque()
+        self._images = 0
+        self._news = threading.Condition()
+        self._is_woken = False
+        self.is_over = threading.Event()
+        self._is_closed = False
+        self._failure: Exception | None = None
+        folder.mkdir(exist_ok=True)
+        for left in folder.glob(".*"):  # it was being written when a process was killed
+            left.unlink()
+
+    def begin(self, is_known: Callable[[str, Identity], bool]) -> list[str]:
+        """Take what an earlier process left, except what has its record; return the names."""
+        found = sorted(entry.name for entry in os.scandir(self._folder))
+        names = [name for name in found if not is_known(name, Identity.of((self._folder / name).stat()))]
+        for name in names:
+            self._add(name)
+        return names
+
+    def __enter__(self) -> Spool:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.is_over.set()
+
+    @property
+    def waiting(self) -> int:
+        """How many frames wait for their verdict."""
+        return len(self._names)
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether no frame waits, and no more will come."""
+        return self._is_closed and not self._names
+
+    def wake(self) -> None:
+        """End a wait of :meth:`next`, from another thread or a signal's handler."""
+        with self._news:  # a lock that the thread which is interrupted may hold
+            self._is_woken = True
+            self._news.notify_all()
+
+    def next(self, patience: float) -> tuple[str, Identity] | None:
+        """Return the first frame that waits, or None if there is none for a while.
+
+        Args:
+            patience: How many seconds to wait at most.
+
+        Raises:
+            Exception: The thread that puts frames in has failed: its error.
+        """
+        with self._news:
+            self._news.wait_for(lambda: self._names or self._is_woken or self._is_closed, patience)
+            if self._failure is not None and not self._names:
+                raise self._failure
+            if not self._names or self._is_woken:
+                return None
+            name, since = self._names[0]
+            try:
+                return name, Identity.of((self._folder / name).stat())
+            except FileNotFoundError:
+                stand_in = self._stand_in(name)
+                self._names[0] = (stand_in, since)
+                self._images -= name.endswith(_IMAGE)
+                return stand_in, Identity.of((self._folder / stand_in).stat())
+
+    def done(self, name: str) -> None:
+        """Remove a frame that was judged from those that wait."""
+        with self._news:
+            assert self._names[0][0] == name
+            self._names.popleft()
+            self._images -= name.endswith(_IMAGE)
+            self._news.notify_all()
+
+    def put_back(self, name: str) -> None:
+        """Do nothing: nobody writes to a frame, which is judged again."""
+
+    def left(self) -> int:
+        """Return how many frames wait for their verdict."""
+        return len(self._names)
+
+    def arrived(self, name: str) -> float:
+        """Return when a frame arrived that waits, by a clock that does not jump."""
+        return next(since for each, since in self._names if each == name)
+
+    def is_behind(self, age: float) -> bool:
+        """Whether a frame waits that arrived so many seconds ago, or earlier."""
+        return bool(self._names) and time.monotonic() - self._names[0][1] >= age
+
+    def being_written(self, age: float) -> list[str]:
+        """Return nothing: frames are complete when they arrive."""
+        return []
+
+    def has_room(self, patience: float) -> bool:
+        """Wait until there is room for an image; return whether there is."""
+        with self._news:
+            self._news.wait_for(lambda: self._images < self._room, patience)
+            return self._images < self._room
+
+    def put(self, stem: str, info: FrameInfo, pixels: NDArray[Any] | None) -> None:
+        """Put a frame in: an image, or what stands for it where there is none.
+
+        Args:
+            stem: Its name without a suffix, which sorts after those before it.
+            info: What is known of it.
+            pixels: The image, or None.
+
+        Raises:
+            OSError: It cannot be written.
+        """
+        while os.path.lexists(self._folder / f"{stem}{_IMAGE}") or os.path.lexists(self._folder / f"{stem}{NO_IMAGE}"):
+            stem += "~"  # the machine's clock was set back
+        if pixels is None:
+            name, data = f"{stem}{NO_IMAGE}", msgspec.json.encode(info)
+        else:
+            name, data = f"{stem}{_IMAGE}", encoded(info, pixels, compress=self._keep)
+        self._write(name, data)
+        self._add(name)
+
+    def end(self, failure: Exception | None = None) -> None:
+        """Say that no more frames will come, and why."""
+        with self._news:
+            self._is_closed, self._failure = True, failure
+            self._news.notify_all()
+
+    def _stand_in(self, name: str) -> str:
+        """Write what stands for a frame whose file somebody removed; return its name."""
+        info = FrameInfo(
+            camera=self._camera,
+            frame=None,
+            time=time_now(),
+            reason=NotJudged.LOST_FRAME,
+            problem=f"'{self._folder / name}' was removed before it was judged",
+        )
+        stand_in = f"{Path(name).stem}~removed{NO_IMAGE}"
+        self._write(stand_in, msgspec.json.encode(info))
+        return stand_in
+
+    def _write(self, name: str, data: bytes) -> None:
+        if self._keep:
+            write_atomic(self._folder / name, data)
+            return
+        hidden = self._folder / f".{name}"  # it is removed soon, and need not survive a power cut
+        try:
+            hidden.write_bytes(data)
+            hidden.rename(self._folder / name)
+        except BaseException:
+            hidden.unlink(missing_ok=True)
+            raise
+
+    def _add(self, name: str) -> None:
+        with self._news:
+            self._names.append((name, time.monotonic()))
+            self._images += name.endswith(_IMAGE)
+            self._news.notify_all()
