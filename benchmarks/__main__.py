@@ -6,7 +6,7 @@ import sys
 from importlib import import_module
 
 BENCHMARKS = (
-    "accuracy", "archive", "bands", "compact", "cpu", "embed", "gpu", "peers", "robustness", "tiling", "tables",
+    "accuracy", "archive", "bands", "compact", "cpu", "embed", "frontier", "gpu", "robustness", "tiling", "tables",
 )  # fmt: skip
 
 
@@ -16,7 +16,8 @@ def main() -> None:
     if name not in BENCHMARKS:
         sys.exit(f"python -m benchmarks NAME [OPTIONS]; NAME is one of {', '.join(BENCHMARKS)}")
     sys.argv[:] = [f"python -m benchmarks {name}", *sys.argv[2:]]
-    import_module("benchmarks.tables" if name == "tables" else f"benchmarks.{name}.run").main()
+    module = {"tables": "tables", "accuracy": "frontier.run", "compact": "frontier.run"}.get(name, f"{name}.run")
+    import_module(f"benchmarks.{module}").main()
 
 
 if __name__ == "__main__":

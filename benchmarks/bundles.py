@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from benchmarks.commands import kdx
 from benchmarks.timing.turns import Candidate
@@ -46,13 +45,12 @@ class BenchmarkModel:
 
 @dataclass(frozen=True)
 class Prepared:
-    """A model's run and bundle, why precisions are not in it, and its certificate's comparisons."""
+    """A model's run and bundle, and why precisions are not in it."""
 
     model: BenchmarkModel
     run: Path
     bundle: Path
     refused: dict[str, str]
-    comparisons: list[dict[str, Any]]
 
 
 def stpm(
@@ -97,9 +95,8 @@ def prepare_bundle(model: BenchmarkModel, data: Path, work: Path) -> Prepared:
         )  # fmt: skip
         if "refused" not in exported:
             raise SystemExit(f"{model.name} was not exported: {exported['error']['message']}")
-        found = {"refused": exported["refused"], "comparisons": exported["certificate"]["comparisons"]}
-        kept.write_text(json.dumps(found), encoding="utf-8")
-    return Prepared(model, run, bundle, **json.loads(kept.read_text(encoding="utf-8")))
+        kept.write_text(json.dumps(exported["refused"]), encoding="utf-8")
+    return Prepared(model, run, bundle, json.loads(kept.read_text(encoding="utf-8")))
 
 
 def candidates(prepared: Prepared, *, eager: bool = False, only: tuple[tuple[str, str], ...] = ()) -> list[Candidate]:

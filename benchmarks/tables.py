@@ -13,29 +13,24 @@ import textwrap
 from collections.abc import Callable
 from typing import Any
 
-from benchmarks.accuracy.table import accuracy_table
 from benchmarks.archive.table import archive_table
 from benchmarks.commands import RESULTS, ROOT
-from benchmarks.compact.table import family_table
-from benchmarks.cpu.complexity_table import complexity_table
 from benchmarks.cpu.table import cpu_table, scaling_text
 from benchmarks.embed.table import embed_table
+from benchmarks.frontier.family_table import family_table
+from benchmarks.frontier.table import frontier_table
 from benchmarks.gpu.table import gpu_table
-from benchmarks.peers.table import peers_table
 from benchmarks.results import Result, result_file
 from benchmarks.robustness.table import robustness_table
 from benchmarks.tiling.table import tiling_table
 
 # The benchmark whose result each table shows, and what renders it.
 TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], list[str]]]] = {
-    "accuracy": ("accuracy", accuracy_table),
     "archive": ("archive", archive_table),
-    "compact": ("compact", accuracy_table),
-    "complexity": ("cpu", complexity_table),
     "cpu": ("cpu", cpu_table),
     "embed": ("embed", embed_table),
     "family": ("compact", family_table),
-    "peers": ("peers", peers_table),
+    "frontier": ("compact", frontier_table),  # and of `accuracy` and `frontier`, as far as they are there
     "robustness": ("robustness", robustness_table),
     "scaling": ("cpu", scaling_text),
     "tiling": ("tiling", tiling_table),

@@ -73,12 +73,12 @@ SLOW_FIXTURES = frozenset({"built", "exported", "fitted", "int8_bundle", "tiled"
 # through one while the others have nothing left to do.
 LONG_FILES = (
     "embed/test_sanitized.py", "embed/test_signing.py", "test_guides.py", "robustness/test_kill.py",
-    "kd_export/precision/test_precision_graphs.py", "robustness/test_soak.py", "benchmarks/peers/test_run.py",
+    "kd_export/precision/test_precision_graphs.py", "robustness/test_soak.py",
     "kdx/workflows/many/test_train_many.py", "kdx/workflows/fit/test_fit.py", "kdx/verification/test_held_out.py",
     "robustness/test_storage.py", "robustness/test_threads.py", "kdx/archive/test_score_ray.py",
     "kd_train/training/test_tiled_detector.py", "kd_train/training/test_checkpoints.py",
     "kdx/workflows/many/test_shared_teacher.py", "kd_train/training/test_union_images.py",
-    "kd_train/training/test_source_comparison.py", "benchmarks/accuracy/test_run.py",
+    "kd_train/training/test_source_comparison.py", "benchmarks/frontier/test_run.py",
 )  # fmt: skip
 
 

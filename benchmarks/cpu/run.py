@@ -56,7 +56,6 @@ class CpuBenchmark:
     def parts(self) -> dict[str, Callable[[], Any]]:
         """Return what measures each part, by its name in the result."""
         return {
-            "matrix_product_gflops": matrix_product_gflops,
             "methods": self.methods,
             "stages": self.stages,
             "sizes": self.sizes,
@@ -181,17 +180,6 @@ def golden_cost(bundle: Path, backend: str, precision: str | None, threads: int)
             GoldenCheck(opened).require(detector.backend, detector.precision)
             times.append((time.perf_counter() - started) * 1e3)
     return {"golden_images": len(opened.manifest.golden), "golden_ms": float(np.median(times))}
-
-
-def matrix_product_gflops(size: int = 2048, repeats: int = 15) -> float:
-    """Return what the cores reach in a large FP32 matrix product: the limit of a convolution."""
-    a, b = (np.random.default_rng(seed).random((size, size), dtype=np.float32) for seed in (0, 1))
-    times = []
-    for _ in range(repeats):
-        started = time.perf_counter()
-        _ = a @ b
-        times.append(time.perf_counter() - started)
-    return round(2 * size**3 / float(np.median(times)) / 1e9, 1)
 
 
 def main() -> None:

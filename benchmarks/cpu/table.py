@@ -7,23 +7,24 @@ from typing import Any
 from benchmarks.markdown import machine_text, runtime_name, table
 
 COLUMNS = ("onnxruntime-cpu fp32", "openvino fp32", "openvino bf16", "openvino int8")
+_HEADINGS = ("method", "teacher", "image", "parameters", "GFLOP", "graph", "peak memory", "eager")
 Row = dict[str, Any]
 
 
 def cpu_table(record: Row) -> list[str]:
     """Return the table of methods by backend, and how it was measured."""
     found = record["found"]
-    headings = ("method", "teacher", "eager", *map(name_of, COLUMNS), "fastest against eager")
+    headings = (*_HEADINGS, *map(name_of, COLUMNS), "fastest against eager")
     counts = {row["calls"] for model in found["methods"] for row in rows_by_candidate(model["rows"]).values()}
     calls = " to ".join(map(str, sorted(counts)))
-    reached = found.get("matrix_product_gflops")  # a part of its own, which may not have been asked for
-    product = f" A large FP32 matrix product reaches {reached:.0f} GFLOP/s there." if reached else ""
     return [
         *table(headings, map(_method_cells, found["methods"]), right=range(2, len(headings))),
         "",
         f"Median milliseconds an image, from the uint8 array to the verdict; a camera of 256 × 256, batch 1, "
         f"{machine_text(record, 'onnxruntime', 'openvino', 'torch')}; {calls} calls of each in its own process, in "
-        f"turns. Random teachers; a dash is a variant that its gate refused.{product}",
+        f"turns. Random teachers; a dash is a variant that its gate refused. Parameters of the deployed "
+        "graph, nothing after the last tap; two FLOP a multiply-add, of convolutions and of the tail's matrices; peak "
+        f"memory of the whole process that loads the bundle and judges images in {name_of(COLUMNS[0])}.",
     ]
 
 
@@ -49,7 +50,12 @@ def _method_cells(model: Row) -> list[str]:
     cells = [f"{rows[column]['p50_ms']:.1f}" if column in rows else "–" for column in ("eager", *COLUMNS)]
     cells = [f"**{cell}**" if name == best else cell for name, cell in zip(("eager", *COLUMNS), cells, strict=True)]
     ratio = rows["eager"]["p50_ms"] / rows[best]["p50_ms"]
-    return [f"`{model['method']}`", model["backbone"], *cells, f"{ratio:.2f}×"]
+    cost = ["–"] * 5
+    if "multiply_adds" in model:  # older results lack it for other teachers than the paper's
+        flop, peak = 2 * sum(model["multiply_adds"].values()) / 1e9, rows[COLUMNS[0]]["peak_memory_mb"]
+        size = (f"{model['parameters'] / 1e6:.1f} M", f"{flop:.2f}", f"{model['graph_bytes'] / 1e6:.1f} MB")
+        cost = [f"{model['image_size']}²", *size, f"{peak:.0f} MB"]
+    return [f"`{model['method']}`", model["backbone"], *cost, *cells, f"{ratio:.2f}×"]
 
 
 def _stages(record: Row) -> str:

@@ -44,10 +44,8 @@ _ENGINES = {"tensorrt": "tensorrt", "tensorrt-rtx": "rtx"}
 class GpuCandidate:
     """One backend in one precision.
 
-    Attributes:
-        seconds: A guess of what loading it takes: building, compiling.
-        absent: Why it cannot run on this machine, or an empty string.
-        python: The command of its interpreter; empty for that of this process.
+    ``seconds`` is a guess of what loading it takes, ``absent`` says why it cannot run here, and
+    ``python`` is the command of another interpreter.
     """
 
     backend: str
@@ -79,12 +77,7 @@ def clock_of(backend: str, device: str) -> str:
 
 
 def load(backend: str, precision: str, folder: Path, batch: int, device: str) -> Any:
-    """Load a method's bundle.
-
-    Returns:
-        A :class:`kdx.runtime.backend.Backend` that also has ``compute_only(images, runs)``, in
-        milliseconds.
-    """
+    """Load a method's bundle as a backend that also has ``compute_only(images, runs)``."""
     if backend.startswith("torch"):
         from kdx.runtime.torch.cuda import TorchCuda
 

@@ -104,15 +104,8 @@ def fitting(keys: Sequence[Key], seconds: float, candidates: dict[str, GpuCandid
 class GpuBenchmark:
     """Does jobs, and keeps their rows.
 
-    Attributes:
-        candidates: The candidates by name.
-        store: The result.
-        deadline: When to stop.
-        start: Starts a candidate's process.
-        folder: Returns a method's bundle; it may wait, and raise.
-        quiet: Waits until nothing else runs on this machine; called before anything is timed.
-        runs: Counted calls of each kind at batch 1.
-        device: ``cuda`` or ``cpu``.
+    ``start`` starts a candidate's process; ``folder`` returns a method's bundle, and may wait and
+    raise; ``quiet`` waits until nothing else runs here; ``runs`` are the calls at batch 1.
     """
 
     candidates: dict[str, GpuCandidate]

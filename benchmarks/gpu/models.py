@@ -1,10 +1,9 @@
 """The models that are timed on GPUs: papers' sizes, papers' teachers, random weights.
 
-They are the methods, and the compact pair: STPM on a compact network, with border weights. A
-machine with a GPU has no trained runs, and latency does not depend on weights. Batch normalisation
-is scaled on real images, so that activations are neither so small nor so large that FP16 would fail
-or excel by that alone. Parity then says that a backend computes these networks; what it does to a
-trained one's verdicts, ``kdx verify`` says.
+They are the methods, and the compact pair: STPM on a compact network, with border weights. Batch
+normalisation is scaled on real images, so that FP16 neither fails nor excels by the size of
+activations alone. Parity says that a backend computes these networks; what it does to a trained
+one's verdicts, ``kdx verify`` says.
 """
 
 from __future__ import annotations

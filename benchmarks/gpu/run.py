@@ -5,21 +5,16 @@
 
 Needs an NVIDIA GPU, a CUDA build of PyTorch, timm, and ONNX Runtime of any kind, which checks the
 graphs; ONNX Runtime for CUDA, TensorRT and TensorRT for RTX are timed where they are installed.
-Weights are random; images come from DATA (any folder of good parts) or from the package
-elpv-dataset. Where TensorRT belongs to another Python than PyTorch, as on JetPack, --engine-python
-names that interpreter: it needs kdx, numpy, cuda-bindings, TensorRT, and onnx for TensorRT 8.6.
+Weights are random; images come from DATA (any folder of good parts) or the package elpv-dataset.
+Where TensorRT belongs to another Python, as on JetPack, --engine-python names that interpreter: it
+needs kdx, numpy, cuda-bindings, TensorRT, and onnx for TensorRT 8.6.
 
-Every candidate has a process of its own, so one that crashes costs its own row. All of a method
-load at the same time, and are compared with FP32 PyTorch on real images; one that fails is not
-timed. Then they take turns: compute alone on real images that lie on the device, and end to end
-from the host's array to the verdict, 1000 calls of each kind at batch 1, as in EfficientAD's
-protocol, fewer at larger ones. The baseline, ``torch-fp32``, is the
-fused detector in eager FP32 PyTorch on the same GPU, TensorFloat-32 off; it runs beside all others,
-with a fifth of the calls.
-
-``jobs.py`` has the order of work. The result is written after every job, with its table. A second
-call with the same machine, packages, sources and settings measures what is missing, whatever ended
-the first.
+Every candidate has a process of its own, and is compared with FP32 PyTorch on real images first.
+Then they take turns: compute alone on images that lie on the device, and end to end from the host's
+array to the verdict, 1000 calls of each kind at batch 1, as in EfficientAD's protocol, fewer at
+larger ones. The baseline, ``torch-fp32``, is the fused detector in eager FP32 PyTorch on the same
+GPU, TensorFloat-32 off, with a fifth of the calls. ``jobs.py`` has the order of work. A second call
+with the same machine, packages, sources and settings measures what is missing.
 """
 
 from __future__ import annotations
@@ -34,7 +29,7 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
 
-from benchmarks.commands import RESULTS, ROOT, environment
+from benchmarks.commands import RESULTS, environment
 from benchmarks.gpu.candidates import EAGER, GpuCandidate, find_candidates
 from benchmarks.gpu.gpu_machine import machine, sources
 from benchmarks.gpu.jobs import COMPACT, Deadline, GpuBenchmark, order_methods, plan
@@ -113,12 +108,8 @@ def measure(arguments: argparse.Namespace) -> None:
 
 
 def start_worker(candidate: GpuCandidate, work: Path) -> WorkerProcess:
-    """Start a candidate's process; another interpreter gets none of this one's paths but kdx's."""
-    variables = environment()
-    if candidate.python:
-        variables["PYTHONPATH"] = str(ROOT)
-    log = work / f"{candidate.name}.log"
-    return WorkerProcess("benchmarks.gpu.worker", log, variables, candidate.python or None)
+    """Start a candidate's process."""
+    return WorkerProcess("benchmarks.gpu.worker", work / f"{candidate.name}.log", environment(), candidate.python)
 
 
 class Models:

@@ -20,10 +20,8 @@ _SETTLE = 3  # uncounted calls of a turn: the other candidates' threads and cach
 class Session:
     """A candidate at one batch size of one method.
 
-    Attributes:
-        calls: How many are counted, of compute alone and end to end each, after as many uncounted.
-        failure: Why there are no figures, or an empty string.
-        loaded: What the process said when the candidate was loaded.
+    ``calls`` are counted of compute alone and end to end each, after as many uncounted. ``failure``
+    says why there are no figures; ``loaded`` is what the process said when it had loaded.
     """
 
     candidate: GpuCandidate

@@ -3,13 +3,9 @@
     python -m benchmarks tiling DATA --work DIR
 
 Frames are real images, mirrored until they fill 2048 × 2448; a pair is trained on their tiles. Then
-
-- frames of 768 × 1024 are judged in tiles and whole, by eager PyTorch;
-- real defects are pasted at many places across seams, and compared with the same defect in the
-  middle of a tile;
-- frames of 2048 × 2448 go through the bundle with several numbers of tiles at once, and through the
-  same networks whole, each in a process of its own.
-
+frames of 768 × 1024 are judged in tiles and whole, by eager PyTorch; real defects, pasted at many
+places across seams, are compared with the same in the middle of a tile; frames of 2048 × 2448 go
+through the bundle, with several numbers of tiles at once, and through the same networks whole.
 Writes ``results/tiling.json``.
 """
 
@@ -191,7 +187,7 @@ def rows(work: Path, threads: int) -> list[dict[str, Any]]:
     found = []
     for backend, precision, batch in [*jobs, ("openvino", "fp32", None)]:
         arguments = {"work": str(work), "backend": backend, "precision": precision, "batch": batch}
-        loader = "benchmarks.tiling.loaders:whole" if batch is None else "benchmarks.tiling.loaders:tiled"
+        loader = f"benchmarks.timing.loaders:{'whole' if batch is None else 'tiled'}"
         candidate = Candidate(f"{backend} {precision} {batch}", loader, arguments)
         (row,) = time_in_turns([candidate], frames, threads=threads, runs=_FRAMES, rounds=1, warm_up=0)
         figures = {name: getattr(row, name) for name in ("p50_ms", "max_ms", "peak_memory_mb", "error")}

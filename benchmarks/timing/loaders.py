@@ -1,4 +1,4 @@
-"""What workers load of kdx: a bundle as line software loads it, and the eager loop of the papers.
+"""What workers load: a bundle as line software loads it, the papers' eager loop, large frames.
 
 Imports are inside, so that a worker holds what it runs and nothing else.
 """
@@ -43,14 +43,26 @@ def eager_loop(arguments: dict[str, Any]) -> Predict:
     return lambda images: baseline.run(images).scores
 
 
-def graph(arguments: dict[str, Any]) -> Predict:
-    """Load a graph in the place of a bundle's, unchecked; arguments: ``graph``, and as above."""
-    from kdx.bundle.checked_files import Graph
+def tiled(arguments: dict[str, Any]) -> Predict:
+    """Load a bundle of tiles; arguments: ``work``, ``batch``, and as above."""
+    from msgspec.structs import replace
+
     from kdx.bundle.open import open_bundle
-    from kdx.loading.bundle_detector import detector_on
+    from kdx.runtime.backend_table import find_backend
+    from kdx.runtime.tiled import for_frames
+
+    bundle, precision = open_bundle(Path(arguments["work"]) / "tile.kdx"), arguments["precision"]
+    manifest = replace(bundle.manifest, tiling=replace(bundle.manifest.tiling, batch=arguments["batch"]))
+    backend = find_backend(arguments["backend"]).open(bundle.graph_of(precision), arguments["threads"], precision)
+    detector = for_frames(backend, manifest)
+    return lambda frames: detector.run(frames).scores
+
+
+def whole(arguments: dict[str, Any]) -> Predict:
+    """Load the networks of those tiles for the whole frame; arguments as there."""
+    from kdx.bundle.checked_files import Graph
     from kdx.runtime.backend_table import find_backend
 
-    opened = Graph.of(Path(arguments["graph"]))
-    backend = find_backend(arguments["backend"]).open(opened, arguments["threads"], "int8")
-    detector = detector_on(open_bundle(arguments["bundle"]), backend, "fp32")
-    return lambda images: detector(images[0]).score
+    graph = Graph.of(Path(arguments["work"]) / "whole.onnx")
+    backend = find_backend(arguments["backend"]).open(graph, arguments["threads"], arguments["precision"])
+    return lambda frames: backend.run(frames).scores

@@ -18,6 +18,8 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+from benchmarks.commands import ROOT
+
 _DYING_S = 5.0
 
 
@@ -28,18 +30,15 @@ class GoneError(Exception):
 class WorkerProcess:
     """A worker as the coordinator sees it.
 
-    Args:
-        module: The module to run; it gets the number of its socket.
-        log: Receives what the worker prints.
-        environment: The worker's environment.
-        python: The command of its interpreter; None for this one.
+    ``module`` is run and gets the number of its socket; ``log`` receives what it prints. Another
+    interpreter, whose command is ``python``, gets none of this one's paths but the checkout.
     """
 
-    def __init__(
-        self, module: str, log: Path, environment: dict[str, str], python: Sequence[str] | None = None
-    ) -> None:
+    def __init__(self, module: str, log: Path, environment: dict[str, str], python: Sequence[str] = ()) -> None:
         self._log = log
         self._connection, theirs = Pipe()
+        if python:
+            environment = {**environment, "PYTHONPATH": str(ROOT)}
         with theirs, log.open("wb") as output:
             # A session of its own: Ctrl-C is for the coordinator, which then ends the worker with
             # its children.

@@ -38,16 +38,16 @@ LIMIT_S = 600.0
 class Candidate:
     """Something to be timed.
 
-    Attributes:
-        name: As in the table.
-        loader: ``module:function``. It takes a dictionary, ``arguments`` and ``threads``, and
-            returns a callable that takes uint8 ``(N, H, W, C)`` and returns a score or scores.
-        arguments: What the loader needs.
+    ``loader`` is ``module:function``: it takes a dictionary, ``arguments`` and ``threads``, and
+    returns a callable that takes uint8 ``(N, H, W, C)`` and returns a score or scores. ``images``
+    is a ``.npy`` file, None for the images of all; ``python`` another interpreter's command.
     """
 
     name: str
     loader: str
     arguments: dict[str, Argument] = field(default_factory=dict)
+    images: Path | None = None
+    python: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ class Timed:
 
 def time_in_turns(
     candidates: Sequence[Candidate],
-    images: NDArray[np.uint8],
+    images: NDArray[np.uint8] | None,
     *,
     threads: int,
     runs: int = 200,
@@ -80,9 +80,9 @@ def time_in_turns(
     warm_up: int = 10,
     batch: int = 1,
     limit_s: float = LIMIT_S,
-    say: Callable[[str], None] | None = None,
+    say: Callable[[str], None] = lambda line: None,
 ) -> list[Timed]:
-    """Time candidates on the same images ``(K, H, W, C)``, with as many threads, one at a time.
+    """Time candidates on images ``(K, H, W, C)``, with as many threads, one at a time.
 
     All of them stay loaded until the end, each in its own process: mind the memory. Each has
     ``runs`` counted calls, spread over ``rounds`` turns, after ``warm_up`` uncounted ones; one that
@@ -91,10 +91,10 @@ def time_in_turns(
     Returns:
         One row for each candidate, in their order; one that died, hung or raised has ``error``.
     """
-    tell = say or (lambda line: None)
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as held:
         file = Path(folder) / "images.npy"
-        np.save(file, images)
+        if images is not None:
+            np.save(file, images)
         workers = [
             _TimingWorker(candidate, Path(folder) / f"{i}.log", threads, limit_s)
             for i, candidate in enumerate(candidates)
@@ -102,12 +102,12 @@ def time_in_turns(
         for worker in workers:
             held.callback(worker.close)  # of all, whatever is raised, Ctrl-C included
         for worker in workers:
-            tell(f"loading {worker.candidate.name}")
+            say(f"loading {worker.candidate.name}")
             worker.load(file, batch, threads)
             worker.turn(0, settle=warm_up)
         share = -(-runs // rounds)
         for number in range(-(-runs // share)):
-            tell(f"round {number + 1}")
+            say(f"round {number + 1}")
             for worker in workers if number % 2 == 0 else reversed(workers):
                 worker.turn(min(share, runs - number * share), settle=SETTLE)
         return [worker.result() for worker in workers]
@@ -119,7 +119,7 @@ class _TimingWorker:
     def __init__(self, candidate: Candidate, log: Path, threads: int, limit_s: float) -> None:
         self.candidate = candidate
         self.error = ""
-        self._process = WorkerProcess("benchmarks.timing.worker", log, environment(threads))
+        self._process = WorkerProcess("benchmarks.timing.worker", log, environment(threads), candidate.python)
         self._limit_s = limit_s
         self._loaded: dict[str, float] = {}
         self._peak_memory_mb: float | None = None
@@ -130,6 +130,7 @@ class _TimingWorker:
         """Wait for the candidate's first result."""
         candidate = self.candidate
         arguments = {"threads": threads, **candidate.arguments}
+        images = candidate.images or images
         order = {"loader": candidate.loader, "arguments": arguments, "images": str(images), "batch": batch}
         self._loaded = self._ask(order)
 

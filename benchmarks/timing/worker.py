@@ -36,7 +36,8 @@ def answer(order: dict[str, Any]) -> Generator[dict[str, Any], dict[str, Any], N
     """Load a candidate, then make as many calls as each message says.
 
     Yields first ``load_ms`` and ``score``, then ``times_ms`` of one turn after the other; each with
-    ``peak_memory_mb``.
+    ``peak_memory_mb``. A message may instead name images to ``judge``, and the file for what is
+    ``found``: scores and maps, of candidates that return both.
     """
     images = np.asarray(np.load(order["images"], mmap_mode="r"))  # a plain array: runtimes know no memmap
     batches = _batches(images, order["batch"])
@@ -49,6 +50,12 @@ def answer(order: dict[str, Any]) -> Generator[dict[str, Any], dict[str, Any], N
     load_ms = (time.perf_counter() - started) * 1e3
     turn = yield {"load_ms": load_ms, "score": score_of(result), "peak_memory_mb": peak_memory_mb()}
     while True:
+        if "judge" in turn:
+            results = [predict(image[None]) for image in np.load(turn["judge"])]
+            scores, maps = ([result[part] for result in results] for part in (0, 1))
+            np.savez(turn["found"], scores=np.array(scores, np.float32)[:, None], maps=np.array(maps, np.float32))
+            turn = yield {}
+            continue
         for _ in range(turn["settle"]):
             predict(next(batches))
         times = []
@@ -69,8 +76,8 @@ def _batches(images: NDArray[np.uint8], batch: int) -> Iterator[NDArray[np.uint8
 
 
 def score_of(result: Any) -> float:
-    """Return the first number of what a candidate returned."""
-    return float(np.asarray(result).reshape(-1)[0])
+    """Return the first number of what a candidate returned: scores, or a score and a map."""
+    return float(np.asarray(result[0] if isinstance(result, tuple) else result).reshape(-1)[0])
 
 
 if __name__ == "__main__":

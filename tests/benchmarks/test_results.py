@@ -106,5 +106,5 @@ def test_only_what_stands_between_markers_changes() -> None:
 @pytest.mark.parametrize("words", [["--help"], ["cpu", "nothing"]])
 def test_the_tables_are_named_where_another_is_asked_for(monkeypatch: pytest.MonkeyPatch, words: list[str]) -> None:
     monkeypatch.setattr("sys.argv", ["tables", *words])
-    with pytest.raises(SystemExit, match=r"There are accuracy, .*tiling"):
+    with pytest.raises(SystemExit, match=r"There are archive, .*tiling"):
         main()

@@ -7,8 +7,25 @@ import pytest
 CANDIDATES = ("onnxruntime-cpu fp32", "openvino fp32", "openvino bf16", "openvino int8")
 
 
+COST = {
+    "image_size": 256,
+    "parameters": 5.6e6,
+    "multiply_adds": {"Conv": 7.0e9, "MatMul": 3.5e8},
+    "graph_bytes": 22.5e6,
+}
+
+
 def row(name: str, p50: float, **more):
-    return {"name": name, "calls": 200, "p50_ms": p50, "p99_ms": 1.2 * p50, "max_ms": 2 * p50, "error": "", **more}
+    return {
+        "name": name,
+        "calls": 200,
+        "p50_ms": p50,
+        "p99_ms": 1.2 * p50,
+        "max_ms": 2 * p50,
+        "peak_memory_mb": 151.2,
+        "error": "",
+        **more,
+    }
 
 
 def rows(*times: float, eager: float | None = None):
@@ -21,9 +38,8 @@ def record():
     stage = {"input_ms": 0.1, "networks_ms": 9.4, "tail_ms": 0.4, "layout_ms": 0.1}
     machine = {"cpu": "A CPU", "threads": 2, "versions": {"onnxruntime": "1", "openvino": "2", "torch": "3"}}
     found = {
-        "matrix_product_gflops": 190.0,
         "methods": [
-            {"method": "stpm", "backbone": "resnet18", "rows": rows(20, 18, 10, 8, eager=40)},
+            {"method": "stpm", "backbone": "resnet18", "rows": rows(20, 18, 10, 8, eager=40), **COST},
             # INT8 was refused; BF16 could not run.
             {
                 "method": "dskd",

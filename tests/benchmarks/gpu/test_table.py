@@ -42,7 +42,6 @@ def test_the_table_has_the_fastest_of_each_method_and_says_what_is_missing() -> 
     )
     assert "| dual | fast | FP16 | 0.500 | 1.000 | 1.500 | – | – | 2,000 (1) |  |" in text
     assert "| torch |" not in text
-    assert "As FP32 on real images, not timed: torch-fp32 for zebra." in text
     assert "stpm 1.20 times; 1.5 are required: not reached, so there is no `--tail fused`" in text
     assert "tensorrt-rtx-fp16 (TensorRT for RTX does not serve 9.0)" in text
     assert "torch-fp32 failed for dual at batch 1 (parity: off)" in text

@@ -1,1 +1,0 @@
-"""Compact pairs beside the leader: latency, size and memory, and accuracy on three data sets."""

@@ -1,0 +1,57 @@
+"""The frontier of each data set, as a picture."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from benchmarks.frontier.points import Point, frontier_of
+
+# Distinct in print, and for the colour-blind.
+_KDX, _PEER, _LINE = "#0b4f6c", "#d9a441", "#444444"
+_MARKERS = {"fp32": "o", "bf16": "^", "int8": "D", "students": "s"}
+
+
+def plot_frontiers(points: list[Point], folder: Path) -> None:
+    """Draw latency against image AUROC for each data set that has points with both.
+
+    Writes ``frontier_NAME.png`` and ``.svg``.
+    """
+    for data in dict.fromkeys(point.rows[0]["data"] for point in points):
+        known = [each for each in points if each.rows[0]["data"] == data and each.time and each.auroc]
+        if known:
+            _plot(known, folder / f"frontier_{data}")
+
+
+def _plot(points: list[Point], path: Path) -> None:
+    import matplotlib
+
+    matplotlib.use("Agg")  # without a screen
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(7.5, 4.5), facecolor="white")
+    best = frontier_of(points)
+    axes.plot(
+        [each.time["p50_ms"] for each in best], [100 * (each.auroc or 0) for each in best],
+        color=_LINE, linewidth=1, drawstyle="steps-post", label="frontier", zorder=1,
+    )  # fmt: skip
+    for point in points:
+        place = (point.time["p50_ms"], 100 * (point.auroc or 0))
+        axes.scatter(*place, color=_KDX if point.is_kdx else _PEER, marker=_MARKERS[point.variant], s=30, zorder=2)
+        if point in best or not point.is_kdx:
+            axes.annotate(point.pair, place, xytext=(4, 4), textcoords="offset points", fontsize=6)
+    for colour, name in ((_KDX, "kdx"), (_PEER, "peers")):
+        axes.scatter([], [], color=colour, label=name)
+    for marker, name in zip(_MARKERS.values(), ("FP32", "BF16", "INT8", "INT8 students"), strict=True):
+        axes.scatter([], [], color="#777777", marker=marker, label=name)
+    axes.set_xscale("log")
+    axes.set_xlabel("ms from the array to the verdict, p50, one thread", fontsize=8)
+    axes.set_ylabel("image AUROC, percent", fontsize=8)
+    axes.set_title(points[0].data, fontsize=9)
+    axes.tick_params(labelsize=7)
+    axes.grid(color="#e6e6e6", linewidth=0.6)
+    axes.set_axisbelow(True)
+    axes.legend(fontsize=7, frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    figure.tight_layout()
+    for suffix in (".png", ".svg"):
+        figure.savefig(path.with_suffix(suffix), dpi=110, facecolor="white")
+    pyplot.close(figure)

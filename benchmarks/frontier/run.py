@@ -1,0 +1,212 @@
+"""Accuracy against latency of kdx and of what others use for the same task, on real parts.
+
+    python -m benchmarks frontier DATA --anomalib PYTHON --anomavision PYTHON [--work DIR]
+        [--data-sets A,B] [--pairs A,B] [--seeds 0,1] [--only accuracy|latency] [--threads 1,2]
+    python -m benchmarks accuracy DATA [...]
+    python -m benchmarks compact DATA [...]
+
+Each command trains what ``NAME.toml`` of this folder names: the peers' models; every method of kdx
+in FP32 and INT8; kdx's compact pairs. DATA has a folder for each data set; the solar cells come
+from their package where it has none. Pairs are trained, exported, calibrated and evaluated by what
+the commands of kdx call: on the test images, which no choice may be made on, and on held-out good
+images with drawn defects. Peers train on the same images and run their own exports, in their own
+Python, because they need other versions of packages; kdx's evaluation judges them, at a threshold
+from the same held-out images. Then the variants of each pair are timed in turns.
+
+Writes ``results/NAME.json`` after every part, and a figure for each data set whose points are
+timed. A second call measures what is missing, and resumes a training of kdx that it finds in
+--work; rows of other options stay. The trainings take hours; the latency needs a quiet machine.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from argparse import ArgumentParser, Namespace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.commands import RESULTS, parser_of
+from benchmarks.frontier.latency import time_variants
+from benchmarks.frontier.peers import RUNNERS, PeerOptions, PeerTraining
+from benchmarks.frontier.plot import plot_frontiers
+from benchmarks.frontier.points import all_points
+from benchmarks.frontier.settings import Key, Settings
+from benchmarks.frontier.training import Training
+from benchmarks.results import Result, machine_of
+from kd_train.datasets import open_data
+from kd_train.datasets.elpv_package import write_mvtec_layout
+from kd_train.datasets.magnetic_tile import tiles
+from kd_train.training.options import TrainOptions
+from kdx.errors import KdxError
+from kdx.storage.files import new_folder, sha256_bytes, write_atomic
+from kdx.storage.locks import locked
+
+PACKAGES = ("kdx", "numpy", "onnxruntime", "openvino", "timm", "torch")
+CELLS, TILES = "elpv_mono", "tiles"
+# So many pairs are timed in turns; all their variants are loaded meanwhile.
+_TOGETHER = 4
+Row = dict[str, Any]
+
+
+def options_parser(name: str) -> ArgumentParser:
+    """Return the options of a benchmark that trains what a settings file names."""
+
+    def names(text: str) -> list[str]:
+        return text.split(",")
+
+    def numbers(text: str) -> list[int]:
+        return [int(number) for number in names(text)]
+
+    parser, settings = parser_of(__doc__, runs=300), Path(__file__).with_name(f"{name}.toml")
+    parser.add_argument("data", type=Path, help="Folder with a folder for each data set.")
+    parser.add_argument("--work", type=Path, default=Path(f"{name}-work"), help="Where runs and bundles are kept.")
+    parser.add_argument("--settings", type=Path, default=settings, help="What is trained, a TOML file.")
+    parser.add_argument("--data-sets", type=names, default=[], help="Some of them, with commas.")
+    parser.add_argument("--pairs", type=names, default=[], help="Some of them, with commas.")
+    parser.add_argument("--seeds", type=numbers, default=[])
+    parser.add_argument("--only", choices=("accuracy", "latency"), help="One of both.")
+    parser.add_argument("--threads", type=numbers, default=[1, 2], help="How many each runtime gets, with commas.")
+    parser.add_argument("--out", type=Path, help="The result. Default: results/NAME.json.")
+    for peer in RUNNERS:
+        parser.add_argument(f"--{peer}", type=Path, metavar="PYTHON", help=f"The interpreter that has {peer}.")
+    return parser
+
+
+def main() -> None:
+    """Measure what the result lacks, and draw the frontiers."""
+    name = sys.argv[0].split()[-1]
+    arguments = options_parser(name).parse_args()
+    benchmark = FrontierBenchmark(name, arguments)
+    if arguments.only != "latency":
+        benchmark.run()
+    if arguments.only != "accuracy":
+        benchmark.time(arguments.threads, arguments.runs)
+    plot_frontiers(all_points(), RESULTS)
+
+
+class FrontierBenchmark:
+    """Trainings of kdx and of peers whose figures are kept in one result, a row each."""
+
+    def __init__(self, name: str, arguments: Namespace) -> None:
+        self.data, self.work = arguments.data.resolve(), arguments.work.resolve()
+        self.work.mkdir(parents=True, exist_ok=True)
+        os.environ.setdefault("KDX_CACHE_DIR", str(self.work / "cache"))
+        self.settings = Settings.read(arguments.settings)
+        self.asked = self.settings.trainings(arguments.data_sets, arguments.pairs, arguments.seeds)
+        self.pythons = {peer: getattr(arguments, peer) for peer in RUNNERS}
+        decisive = {each: getattr(self.settings, each) for each in ("false_reject_rate", "precisions")}
+        self.result = Result.resume(name, {"settings": decisive}, {}, path=arguments.out)
+        sets = {key: {"title": each.title} for key, each in self.settings.data_sets.items()}
+        self.result.record.update(data_sets=sets, pairs=list(self.settings.pairs))
+        # Hours, maybe in several calls on several machines: each row has its own machine.
+        self.machine = machine_of(torch.get_num_threads(), PACKAGES)
+        self.result.record.setdefault("machine", self.machine)
+
+    def run(self) -> None:
+        """Measure what has no row yet; a training that fails does not stop the others."""
+        failed = []
+        for (data, pair, seed), row in self.missing().items():
+            print(f"== {data}, {pair}, seed {seed}", flush=True)
+            try:
+                for measured in self.training((data, pair, seed)).measure(self.settings.precisions, row):
+                    self.keep(measured)
+            except KeyboardInterrupt:
+                sys.exit("interrupted: the same command continues")
+            except KdxError as error:
+                failed.append(f"{data}, {pair}, seed {seed}: {error}")
+                print(failed[-1], flush=True)
+        if failed:
+            sys.exit("\n".join(["failed:", *failed]))
+
+    def missing(self) -> dict[Key, Row]:
+        """Return what is known of trainings that lack something, as the beginning of their row."""
+        known = {_key(row): row for row in self.result.found.get("rows", [])}
+        missing = {}
+        for (data, pair, seed), asked in self.asked.items():
+            row = {"data": data, "pair": pair, "seed": seed, "asked": asked, "cpu": self.machine["cpu"]}
+            row = known.get(_key(row), row)
+            if set(self.settings.precisions) - {*row.get("test", ()), *row.get("refused", ())}:
+                missing[data, pair, seed] = row
+        return missing
+
+    def training(self, key: Key) -> Training | PeerTraining:
+        """Return a training of kdx or of a peer, which continues what was begun."""
+        data, pair, seed = key
+        root, options, bundle = self.root(data), {**self.asked[key], "seed": seed}, self.bundle(key)
+        if options.get("parts") == TILES:
+            options["parts"] = self.write_tiles(root)
+        if "peer" in options:
+            given = PeerOptions(**options)
+            python = self.pythons[given.peer]
+            if python is None:
+                sys.exit(f"{pair} needs --{given.peer} PYTHON, an interpreter that has the package {given.peer}")
+            # Not resolved: the link in a virtual environment leads out of it.
+            return PeerTraining(root, given, bundle, str(python.absolute()), self.settings.false_reject_rate)
+        if options.get("teacher_from") in self.settings.pairs:
+            options["teacher_from"] = str(self.bundle((data, options["teacher_from"], seed)).with_name("run"))
+        return Training(root, TrainOptions(**options, resume=True), bundle, self.settings.false_reject_rate)
+
+    def keep(self, *new: Row, **parts: Any) -> None:
+        """Write rows and parts at once; another command may have written others meanwhile."""
+        path = self.result.path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with locked(path.parent):
+            if path.is_file():
+                self.result.record["found"] = Result.load(path).found
+            rows = {_key(each): each for each in [*self.result.found.get("rows", []), *new]}
+            self.result.put(rows=[rows[key] for key in sorted(rows)], **parts)
+
+    def time(self, threads: list[int], runs: int) -> None:
+        """Time a few pairs after the other, with the first seed, where they have no latency yet.
+
+        Pairs that are not measured whole have to wait, because their variants are timed in turns.
+        """
+        machine = machine_of(max(threads), PACKAGES)
+        if self.result.found.get("timed_on") != machine:
+            self.keep(latency=[], sizes=[], timed_on=machine)
+        for data in dict.fromkeys(key[0] for key in self.asked):
+            known = {row["pair"] for row in self.result.found["sizes"] if row["data"] == data}
+            keys = {pair: (data, pair, seed) for of, pair, seed in reversed(self.asked) if of == data}
+            known.update(pair for pair, key in keys.items() if key in self.missing())
+            pairs = [pair for pair in self.settings.pairs if pair in keys and pair not in known]
+            pairs = [pair for pair in pairs if self.bundle(keys[pair]).is_dir()]
+            for some in (pairs[start : start + _TOGETHER] for start in range(0, len(pairs), _TOGETHER)):
+                print(f"== {data}: {', '.join(some)}", flush=True)
+                made = {pair: self.training(keys[pair]) for pair in some}
+                latency = time_variants({pair: each.variants() for pair, each in made.items()}, threads, runs)
+                new = {"latency": latency, "sizes": [{"pair": pair, **each.size()} for pair, each in made.items()]}
+                found = self.result.found
+                self.keep(**{name: [*found[name], *({"data": data, **row} for row in new[name])] for name in new})
+
+    def bundle(self, key: Key) -> Path:
+        """Return where a training's bundle is, or will be: with other options in another folder."""
+        decisive = sha256_bytes(json.dumps(self.asked[key], sort_keys=True).encode())
+        data, pair, seed = key
+        folder: Path = self.work / f"{data}-{pair}-{seed}-{decisive[:8]}"
+        return folder / f"{pair}.kdx"
+
+    def root(self, name: str) -> Path:
+        """Return a data set's folder; the solar cells are copied out of their package."""
+        root: Path = self.data / name
+        if name == CELLS and not root.is_dir():
+            root = self.work / name
+            if not root.is_dir():
+                with new_folder(root) as folder:
+                    write_mvtec_layout(folder, cell_type="mono")
+        return root
+
+    def write_tiles(self, root: Path) -> Path:
+        """Write which tile each good image shows: all exposures of one are held out together."""
+        path: Path = self.work / "tiles.csv"
+        rows = sorted(tiles(open_data(root).good).items())
+        write_atomic(path, "".join(f"{image},{tile}\n" for image, tile in rows).encode())
+        return path
+
+
+def _key(row: Row) -> tuple[str, str, int, str]:
+    """Return what a row is about; one of other options is another row."""
+    return row["data"], row["pair"], row["seed"], json.dumps(row["asked"], sort_keys=True)

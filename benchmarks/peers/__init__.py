@@ -1,1 +1,0 @@
-"""kdx beside anomalib's models, each by its own inferencers, on the same CPU."""

@@ -1,0 +1,49 @@
+"""What a settings file asks for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from benchmarks.commands import ROOT
+from benchmarks.frontier.settings import Settings
+from kd_train.training.from_options import recipe_of
+from kd_train.training.options import TrainOptions
+
+
+def test_a_seed_of_every_pair_comes_before_the_next_seed(settings: Path) -> None:
+    asked = Settings.read(settings).trainings([], [], [])
+    assert list(asked) == [("cells", pair, seed) for seed in (0, 1) for pair in ("leader", "small")]
+    leader, small = asked["cells", "leader", 0], asked["cells", "small", 0]
+    assert (small["teacher_epochs"], small["image_size"]) == (1, 64)
+    assert "teacher_epochs" not in leader
+
+
+def test_unknown_names_are_refused(settings: Path) -> None:
+    read = Settings.read(settings)
+    with pytest.raises(SystemExit, match="no such pair: large; there are leader, small"):
+        read.trainings([], ["large"], [])
+    with pytest.raises(SystemExit, match="no such data set: tiles; there are cells"):
+        read.trainings(["tiles"], [], [])
+    settings.write_text(settings.read_text(encoding="utf-8").replace("title =", "name ="), encoding="utf-8")
+    with pytest.raises(msgspec.ValidationError, match="unknown field `name`"):
+        Settings.read(settings)
+
+
+@pytest.mark.parametrize("name", ["accuracy", "compact"])
+def test_the_committed_settings_can_be_trained(name: str) -> None:
+    read = Settings.read(ROOT / "benchmarks" / "frontier" / f"{name}.toml")
+    trainings = read.trainings([], [], [])
+    assert len(trainings) == len(read.seeds) * len(read.pairs) * len(read.data_sets)
+    for (data, pair, seed), asked in trainings.items():
+        teacher = asked.get("teacher_from")
+        if teacher in read.pairs:
+            before = list(trainings)[: list(trainings).index((data, pair, seed))]
+            assert (data, teacher, seed) in before  # trained by then
+            own = {name: value for name, value in asked.items() if name != "teacher_from"}
+        recipe = recipe_of(TrainOptions(**(own if teacher in read.pairs else asked)))
+        assert recipe.epochs == asked.get("epochs", recipe.epochs)
+        assert recipe.validation_fraction == asked["validation_fraction"]
+        assert bool(recipe.teacher_from) == ("compact" in pair)
