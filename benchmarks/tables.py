@@ -15,7 +15,7 @@ from typing import Any
 
 from benchmarks.archive.table import archive_table
 from benchmarks.commands import RESULTS, ROOT
-from benchmarks.cpu.table import cpu_table, scaling_text
+from benchmarks.cpu.table import cpu_table, scaling_table, scaling_text
 from benchmarks.embed.table import embed_table
 from benchmarks.frontier.family_table import family_table
 from benchmarks.frontier.table import frontier_table
@@ -32,6 +32,7 @@ TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], list[str]]]] = {
     "family": ("compact", family_table),
     "frontier": ("compact", frontier_table),  # and of `accuracy` and `frontier`, as far as they are there
     "robustness": ("robustness", robustness_table),
+    "scaled": ("cpu", scaling_table),
     "scaling": ("cpu", scaling_text),
     "tiling": ("tiling", tiling_table),
 }
@@ -46,7 +47,7 @@ def lines_of(name: str) -> list[str]:
 
 
 def _wrapped(line: str) -> list[str]:
-    if not line or line.startswith("|"):
+    if not line or line.startswith(("|", "!")):  # tables and figures
         return [line]
     indent = "  " if line.startswith("- ") else ""
     return textwrap.wrap(line, 100, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)

@@ -5,8 +5,8 @@
 DATA is what ``kdx train`` takes. Every candidate runs in a process of its own, in turns
 (``timing/turns.py``), from the uint8 array of the camera to the verdict. Weights are random:
 latency does not depend on them; a precision that its gate refused is not timed all the same. What
-is prepared is kept in --work. Writes ``results/cpu.json`` after every part, and a plot. Needs a
-quiet machine and about 45 minutes.
+is prepared is kept in --work. Writes ``results/cpu.json`` after every part. Needs a quiet machine
+and about 45 minutes.
 """
 
 from __future__ import annotations
@@ -25,11 +25,10 @@ from numpy.typing import NDArray
 
 import kdx as runtime
 from benchmarks.bundles import BenchmarkModel, Prepared, candidates, method_models, prepare_bundle, stpm, stpm_lite0
-from benchmarks.commands import RESULTS, kdx, parser_of
+from benchmarks.commands import kdx, parser_of
 from benchmarks.cpu.graphs import cost_of
-from benchmarks.cpu.plot import plot_scaling
 from benchmarks.cpu.shared_teacher import make_bundles, measure
-from benchmarks.results import Result, machine_of, result_file, run_parts
+from benchmarks.results import Result, machine_of, run_parts
 from benchmarks.timing.turns import Candidate, time_in_turns
 from kd_train.training.run_folder import Run
 from kdx.bundle.manifest import GRAPH
@@ -183,17 +182,12 @@ def golden_cost(bundle: Path, backend: str, precision: str | None, threads: int)
 
 
 def main() -> None:
-    """Measure the parts that are asked for, and draw what was measured."""
+    """Measure the parts that are asked for."""
     parser = parser_of(__doc__, "data", threads=2, runs=200)
     parser.add_argument("--work", type=Path, default=Path("cpu-work"), help="Where bundles are kept.")
     parser.add_argument("--parts", help="Comma-separated; default: all.")
-    parser.add_argument("--plot", action="store_true", help="Measure nothing; draw what was measured.")
     arguments = parser.parse_args()
-    if not arguments.plot:
-        os.environ.setdefault("KDX_CACHE_DIR", str(arguments.work.resolve() / "cache"))
-        identity = {"machine": machine_of(arguments.threads, _PACKAGES), "settings": {}}
-        result = Result.resume("cpu", identity, {"runs": arguments.runs})
-        run_parts(result, CpuBenchmark(arguments).parts(), arguments.parts)
-    found = Result.load(result_file("cpu")).found
-    if len({"sizes", "batches", "threads", "taps"}.intersection(found)) > 1:
-        plot_scaling(found, RESULTS / "cpu_scaling")
+    os.environ.setdefault("KDX_CACHE_DIR", str(arguments.work.resolve() / "cache"))
+    identity = {"machine": machine_of(arguments.threads, _PACKAGES), "settings": {}}
+    result = Result.resume("cpu", identity, {"runs": arguments.runs})
+    run_parts(result, CpuBenchmark(arguments).parts(), arguments.parts)

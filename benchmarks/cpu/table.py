@@ -7,6 +7,13 @@ from typing import Any
 from benchmarks.markdown import machine_text, runtime_name, table
 
 COLUMNS = ("onnxruntime-cpu fp32", "openvino fp32", "openvino bf16", "openvino int8")
+# Of each part what varies, and what it is called.
+_PARTS = {
+    "sizes": ("side", "image side, pixels"),
+    "taps": ("taps", "taps of the teacher"),
+    "batches": ("batch", "images a call"),
+    "threads": ("threads", "threads"),
+}
 _HEADINGS = ("method", "teacher", "image", "parameters", "GFLOP", "graph", "peak memory", "eager")
 Row = dict[str, Any]
 
@@ -26,6 +33,22 @@ def cpu_table(record: Row) -> list[str]:
         "graph, nothing after the last tap; two FLOP a multiply-add, of convolutions and of the tail's matrices; peak "
         f"memory of the whole process that loads the bundle and judges images in {name_of(COLUMNS[0])}.",
     ]
+
+
+def scaling_table(record: Row) -> list[str]:
+    """Return what STPM costs by image size, taps, batch and threads, as far as measured."""
+    found = record["found"]
+    rows = [
+        [title, f"`{entry[key]}`" if key == "taps" else str(entry[key]), *_scaled(entry)]
+        for part, (key, title) in _PARTS.items()
+        for entry in found.get(part, [])
+    ]
+    return table(("", "", *map(name_of, COLUMNS)), rows, right=range(1, 2 + len(COLUMNS)))
+
+
+def _scaled(entry: Row) -> list[str]:
+    rows, images = rows_by_candidate(entry["rows"]), entry.get("batch", 1)
+    return [f"{rows[name]['p50_ms'] / images:.1f}" if name in rows else "–" for name in COLUMNS]
 
 
 def scaling_text(record: Row) -> list[str]:

@@ -103,10 +103,11 @@ class PeerTraining:
     def __init__(self, data: Path, options: PeerOptions, folder: Path, python: str, false_reject_rate: float) -> None:
         self.data, self.options, self.folder, self.python = data, options, folder, python
         self.false_reject_rate = false_reject_rate
-        runners = RUNNERS[options.peer]
-        if not offers_bf16():
-            runners = tuple(replace(each, precision=each.precision.replace("bf16", "fp32")) for each in runners)
-        self.runners = list({(each.precision, each.backend): each for each in reversed(runners)}.values())[::-1]
+        runners: dict[tuple[str, str], Runner] = {}
+        for each in RUNNERS[options.peer]:  # what OpenVINO chooses is FP32 on other CPUs
+            precision = each.precision if offers_bf16() else each.precision.replace("bf16", "fp32")
+            runners.setdefault((precision, each.backend), replace(each, precision=precision))
+        self.runners = list(runners.values())
 
     def measure(self, variants: list[str], row: Row) -> Iterator[Row]:
         """Yield the row; of random weights nothing but the latency means anything."""

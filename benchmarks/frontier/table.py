@@ -7,6 +7,7 @@ from statistics import mean, stdev
 from textwrap import shorten
 from typing import Any
 
+from benchmarks.commands import RESULTS
 from benchmarks.frontier.points import VARIANTS, Point, all_points
 from benchmarks.markdown import runtime_name, table, threads_text
 from kdx.calibration.rates import share_interval
@@ -28,7 +29,9 @@ def frontier_table(_: Row, points: Sequence[Point] | None = None) -> list[str]:
     if untimed := [point for point in points if not point.time]:
         told += f" {len(untimed)} of {len(points)} lines have no latency yet."
     lines = table(_HEADINGS, map(_cells, points), right=range(4, len(_HEADINGS)))
-    return [*lines, "", told, *_refused(rows)]
+    drawn = {point.data: f"frontier_{point.rows[0]['data']}.png" for point in points}
+    figures = [f"![{data}](../benchmarks/results/{name})" for data, name in drawn.items() if (RESULTS / name).is_file()]
+    return [*lines, "", told, *_refused(rows), *(line for figure in figures for line in ("", figure))]
 
 
 def spread(values: Sequence[float | None]) -> str:

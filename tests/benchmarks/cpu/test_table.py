@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from benchmarks.cpu.table import cpu_table, scaling_text
+from benchmarks.cpu.table import cpu_table, scaling_table, scaling_text
 
 
 def test_the_fastest_is_marked_and_compared_with_its_own_loop(record) -> None:
@@ -12,6 +12,13 @@ def test_the_fastest_is_marked_and_compared_with_its_own_loop(record) -> None:
     )
     assert lines[3] == "| `dskd` | resnet18 | – | – | – | – | – | 60.0 | 30.0 | **25.0** | – | – | 2.40× |"
     assert "200 calls of each" in lines[-1]
+
+
+def test_batches_and_taps_have_the_time_of_an_image(record) -> None:
+    lines = scaling_table(record)
+    assert "| images a call | 8 | 2.5 | 2.2 | 1.2 | 1.0 |" in lines
+    assert "| taps of the teacher | `layer1,layer2` | 20.0 | 18.0 | – | – |" in lines
+    assert "| threads | 2 | 20.0 | 18.0 | 10.0 | 8.0 |" in lines
 
 
 def test_the_text_gives_shares_percentiles_and_growth(record) -> None:

@@ -76,7 +76,11 @@ def test_no_point_of_the_frontier_is_slower_and_less_accurate_than_another(point
     assert [point.auroc for point in best] == pytest.approx([0.94, 0.95])
 
 
-def test_the_table_has_intervals_of_one_seed_and_the_spread_of_several(points: list[Point]) -> None:
+def test_the_table_has_intervals_of_one_seed_and_the_spread_of_several(
+    points: list[Point], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("benchmarks.frontier.table.RESULTS", tmp_path)
+    (tmp_path / "frontier_cells.png").touch()
     lines = frontier_table({}, points)
     assert lines[2] == (
         "| Cells | `anomalib-padim` | FP32 | 1 | 95.0 | – | – | 50.0 (35.5–64.5) | 2.0 (0.2–7.0) | 90.0 / – "
@@ -86,9 +90,11 @@ def test_the_table_has_intervals_of_one_seed_and_the_spread_of_several(points: l
     assert "| INT8, 2 operations in FP32 | 1 | 94.0 |" in lines[4]
     assert "| `anomalib-random` | FP32 | timed alone | – |" in lines[8]
     assert {line.count("|") for line in lines if line.startswith("|")} == {17}
-    assert lines[-2:] == [
+    assert lines[-4:] == [
         "Accuracy and training: 2 threads of A CPU. 1 of 7 lines have no latency yet.",
         "Without: `anomalib-random` FP32 on cells (random weights).",
+        "",
+        "![Cells](../benchmarks/results/frontier_cells.png)",
     ]
 
 

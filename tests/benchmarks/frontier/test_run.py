@@ -122,6 +122,18 @@ def test_a_pair_uses_the_compact_teacher_of_another_ones_run(parse: Parse, setti
     assert benchmark.training(("cells", "small", 1)).options.teacher_from == str(teacher)
 
 
+def test_a_pair_of_a_peer_is_trained_in_the_python_that_has_it(parse: Parse, settings: Path, tmp_path: Path) -> None:
+    text = settings.read_text(encoding="utf-8").replace("leader = { recipe", "kdx = { recipe")
+    peer = '[pairs]\nleader = { options = { peer = "anomalib", model = "Padim", image_size = 64, epochs = 0 } }\n'
+    settings.write_text(text.replace("[pairs]\n", peer).replace(", workers = 0", ""), encoding="utf-8")
+    with pytest.raises(SystemExit, match="leader needs --anomalib PYTHON, an interpreter that has the package"):
+        FrontierBenchmark("accuracy", parse()).training(("cells", "leader", 1))
+    link = tmp_path / "python"
+    link.symlink_to(sys.executable)
+    made = FrontierBenchmark("accuracy", parse("--anomalib", str(link))).training(("cells", "leader", 1))
+    assert (made.python, made.options.seed, made.options.weights) == (str(link), 1, "random")
+
+
 def test_calls_at_the_same_time_keep_each_others_rows(parse: Parse, trainings: Trainings) -> None:
     first, second = (FrontierBenchmark("accuracy", parse("--seeds", seed)) for seed in ("0", "1"))
     first.run()
