@@ -18,7 +18,7 @@ def watch(
     folder: Path | None = typer.Argument(None, help="Folder in which images arrive, in subfolders too."),
     bundle: list[str] = typer.Option(..., "--bundle", "-b", help="Bundle that judges; of several, PRODUCT=BUNDLE."),
     output: Path = typer.Option(..., "--out", "-o", help="Folder of records and sorted files; a later call continues."),
-    camera: str | None = typer.Option(None, help="Judge a camera's frames: rtsp://..., /dev/video0, or a video file."),
+    camera: str | None = typer.Option(None, help="Judge frames of genicam:PRODUCER, rtsp://..., /dev/video0, a video."),
     queue: int | None = typer.Option(None, min=1, help="With --camera: frames that may wait. Default: 100."),
     move: bool = typer.Option(False, "--move", help="Move files to good/, review/, defective/ and so on in --out."),
     link: bool = typer.Option(False, "--link", help="Link files there, and leave them where they are."),

@@ -17,7 +17,10 @@ PASSWORD = "KDX_CAMERA_PASSWORD"  # noqa: S105
 _URLS = frozenset({"rtsp", "rtsps", "http", "https"})
 _DEVICE = re.compile(r"/dev/(video\d+|v4l/.+)")
 
-Kind: TypeAlias = Literal["video", "device", "stream"]
+_PRODUCER = "genicam:"
+_EXPECTED = "a video file, /dev/video0, rtsp://USER@HOST/PATH, or genicam:PRODUCER.cti?serial=NUMBER"
+
+Kind: TypeAlias = Literal["video", "device", "stream", "genicam"]
 
 
 @dataclass(frozen=True)
@@ -26,8 +29,8 @@ class CameraAddress:
 
     Attributes:
         text: What the user wrote.
-        kind: A video file, a V4L2 device, or a stream of a network camera.
-        path: The file, the device, or the URL.
+        kind: A video file, a V4L2 device, a stream of a network camera, or a GenICam camera.
+        path: The file, the device, the URL, or the file of the GenTL producer.
         name: What the camera is called in records and in the names of frames.
         settings: What is set at the device, by name.
     """
@@ -58,6 +61,10 @@ class CameraAddress:
             raise _no_file(self.path) from error
         return f"video {os.path.realpath(self.path)} of {status.st_size} bytes, {status.st_mtime_ns}"
 
+    def with_setting(self, name: str, value: str) -> str:
+        """Return what the user could have written."""
+        return f"{self.text}{'&' if '?' in self.text else '?'}{name}={value}"
+
     def url(self) -> str:
         """Return the path as it is opened, with the password of the environment."""
         password = os.environ.get(PASSWORD)
@@ -69,7 +76,10 @@ class CameraAddress:
 
 
 def parse_camera(text: str) -> CameraAddress:
-    """Return the camera of ``clip.mp4``, ``/dev/video0?framerate=30`` or ``rtsp://user@host/path``.
+    """Return the camera that a user names.
+
+    For example ``clip.mp4``, ``/dev/video0?framerate=30``, ``rtsp://user@host/path`` or
+    ``genicam:producer.cti?serial=123&ExposureTime=2000``.
 
     Raises:
         DataError: There is no such file or device.
@@ -78,13 +88,17 @@ def parse_camera(text: str) -> CameraAddress:
     scheme = text.partition("://")[0].lower() if "://" in text else ""
     if scheme:
         return _stream(text, scheme)
+    if text.startswith(_PRODUCER):
+        path, _, given = text.removeprefix(_PRODUCER).partition("?")
+        settings = dict(_settings(given))
+        return CameraAddress(text, "genicam", path, _plain(settings.get("serial", Path(path).stem)), settings)
     if _DEVICE.match(text):
-        path, _, settings = text.partition("?")
+        path, _, given = text.partition("?")
         if not Path(path).exists():
             raise DataError(
                 f"there is no device '{path}'", received=_devices(), fix="connect the camera, and name its device"
             )
-        return CameraAddress(text, "device", path, _plain(Path(path).name), dict(_settings(settings)))
+        return CameraAddress(text, "device", path, _plain(Path(path).name), dict(_settings(given)))
     if not Path(text).is_file():
         raise _no_file(text)
     return CameraAddress(text, "video", text, _plain(Path(text).stem))
@@ -99,7 +113,7 @@ def _stream(text: str, scheme: str) -> CameraAddress:
     if scheme not in _URLS or not parts.hostname:
         raise OptionError(
             "`camera` does not name a camera",
-            expected="a video file, /dev/video0, or rtsp://USER@HOST/PATH",
+            expected=_EXPECTED,
             received=text,
         )
     if parts.password is not None:
@@ -136,6 +150,6 @@ def _plain(name: str) -> str:
 def _no_file(path: str) -> DataError:
     return DataError(
         f"there is no video '{path}'",
-        expected="a video file, /dev/video0, or rtsp://USER@HOST/PATH",
+        expected=_EXPECTED,
         fix="name a file that exists",
     )

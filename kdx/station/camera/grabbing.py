@@ -77,6 +77,10 @@ def open_camera(address: CameraAddress, first: int = 0) -> Camera:
     Raises:
         DataError: It cannot be opened.
     """
+    if address.kind == "genicam":
+        from kdx.station.camera.genicam import GenicamCamera
+
+        return GenicamCamera(address)
     from kdx.station.camera.video import VideoCamera
 
     return VideoCamera(address, first)
