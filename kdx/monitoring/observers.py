@@ -35,7 +35,7 @@ def with_observers(detector: Detector, bundle: Bundle, log: str | Path | None, m
         detector.rule,
         max_batch=detector.max_batch,
         precision=precision,
-        log=None if log is None else _log(log, bundle, precision, runtime),
+        log=None if log is None else _log(log, bundle, detector),
         metrics=counter,
     )
 
@@ -46,17 +46,20 @@ def _metrics(registry: Registry, bundle: Bundle, precision: str, runtime: str) -
     return Metrics(registry, bundle, precision, runtime)
 
 
-def _log(path: str | Path, bundle: Bundle, precision: str, runtime: str) -> VerdictObserver:
+def _log(path: str | Path, bundle: Bundle, detector: Detector) -> VerdictObserver:
+    from kdx.monitoring.log_records import Source
     from kdx.monitoring.verdict_log import LogFacts, VerdictLog
 
-    manifest = bundle.manifest
+    manifest, precision, backend = bundle.manifest, detector.precision, detector.backend.name
+    runtime, graph = runtime_of(backend), manifest.files[graph_file(precision)]
     facts = LogFacts(
         bundle=bundle.path.name,
-        graph_sha256=manifest.files[graph_file(precision)],
+        graph_sha256=graph,
         precision=precision,
         roi_sha256=manifest.roi_sha256,
         level_sha256=manifest.level_sha256,
         # Scores of FP32 and FP16 may come from any runtime.
         runtime=runtime if precision in OWN_THRESHOLD else None,
     )
-    return VerdictLog(path, facts)
+    source = Source(bundle.path.name, bundle.index_sha256, graph, backend, precision, detector.threshold_by_hand)
+    return VerdictLog(path, facts, source)

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from kdx.bundle.bundle import Bundle
     from kdx.decision.verdict import Verdict
+    from kdx.runtime.detector import Shown
 
     Registry = CollectorRegistry | Literal[True]
 
@@ -100,7 +101,7 @@ class Metrics:
         self._seconds = families.seconds.labels(*labels)
         self._recent = _window(families, labels, threshold.scores if threshold else ()).recent
 
-    def add(self, verdict: Verdict, milliseconds: float) -> None:
+    def add(self, verdict: Verdict, milliseconds: float, shown: Shown | None = None) -> None:
         """Count a verdict and the time that it took."""
         self._verdicts[verdict.decision.value].inc()
         self._seconds.observe(milliseconds / 1e3)

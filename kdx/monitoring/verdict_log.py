@@ -3,6 +3,8 @@
 A detector passes each verdict to the log in microseconds, and a thread writes them once a second. A
 power cut loses at most that second. If the disk is full or slow, verdicts are missing from the log,
 which counts them; the detector is never delayed.
+
+What the verdicts can be traced to is described in :mod:`kdx.monitoring.log_records`.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ import time
 import warnings
 from collections import deque
 from collections.abc import Iterator
+from concurrent.futures import Future
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,9 +25,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kdx.errors import DataError, OutputError
+from kdx.monitoring.log_records import Hashes, Source, number_of_source, prepare_records
 
 if TYPE_CHECKING:
     from kdx.decision.verdict import Verdict
+    from kdx.runtime.detector import Shown
 
 SCHEMA = 1
 _APPLICATION = 0x6B6478  # "kdx": by this number SQLite marks the application that a file belongs to
@@ -40,7 +45,8 @@ CREATE TABLE IF NOT EXISTS verdicts (
 );
 """
 _INSERT = (
-    "INSERT INTO verdicts (time, decision, score, threshold, milliseconds, frame_faults) VALUES (?, ?, ?, ?, ?, ?)"
+    "INSERT INTO verdicts (time, decision, score, threshold, milliseconds, frame_faults, reason, review_threshold, "
+    "part_id, image, source, image_sha256) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 )
 
 
@@ -80,6 +86,7 @@ class VerdictLog:
     Args:
         path: The file, which is created if it is missing.
         facts: What the log belongs to.
+        source: What reaches the verdicts, or None.
         most: The number of verdicts to keep; the oldest are deleted first.
 
     Attributes:
@@ -91,7 +98,9 @@ class VerdictLog:
         OutputError: The file cannot be written, is not a log, or belongs to another graph.
     """
 
-    def __init__(self, path: str | Path, facts: LogFacts, most: int = MOST_VERDICTS) -> None:
+    def __init__(
+        self, path: str | Path, facts: LogFacts, source: Source | None = None, most: int = MOST_VERDICTS
+    ) -> None:
         self.path = Path(path)
         self.most = most
         self.lost = 0
@@ -100,13 +109,27 @@ class VerdictLog:
         self._closing = threading.Event()
         with _explained(self.path, OutputError), contextlib.closing(_connect(self.path)) as database:
             _prepare(database, self.path, facts)
+            self._source = number_of_source(database, source)
+        self._hashes = Hashes()
         self._thread = threading.Thread(target=self._write_until_closed, name="kdx verdict log", daemon=True)
         self._thread.start()
 
-    def add(self, verdict: Verdict, milliseconds: float) -> None:
-        """Take a verdict and the time that it took; never waits for the disk."""
-        faults = ",".join(fault.value for fault in verdict.frame_faults)
-        row = (time.time(), verdict.decision.value, verdict.score, verdict.threshold, milliseconds, faults)
+    def add(self, verdict: Verdict, milliseconds: float, shown: Shown | None = None) -> None:
+        """Take a verdict, the time that it took, and its image; never waits for the disk."""
+        row: tuple[object, ...] = (
+            time.time(),
+            verdict.decision.value,
+            verdict.score,
+            verdict.threshold,
+            milliseconds,
+            ",".join(fault.value for fault in verdict.frame_faults),
+            None if verdict.reason is None else verdict.reason.value,
+            verdict.review_threshold,
+            None if shown is None else shown.part_id,
+            None if shown is None or shown.path is None else str(shown.path),
+            self._source,
+            None if shown is None else self._hashes.of(shown),
+        )
         with self._lock:
             if len(self._waiting) == _WAITING:
                 self._waiting.popleft()
@@ -114,9 +137,10 @@ class VerdictLog:
             self._waiting.append(row)
 
     def close(self) -> None:
-        """Write the verdicts that wait, and stop the thread."""
+        """Write the verdicts that wait, and stop the threads."""
         self._closing.set()
         self._thread.join()
+        self._hashes.close()
 
     def _write_until_closed(self) -> None:
         database: sqlite3.Connection | None = None
@@ -137,8 +161,9 @@ class VerdictLog:
                 return
 
     def _write(self, database: sqlite3.Connection, rows: deque[tuple[object, ...]]) -> None:
+        hashed = [(*row, found.result() if isinstance(found, Future) else found) for *row, found in rows]
         with database:
-            database.executemany(_INSERT, rows)
+            database.executemany(_INSERT, hashed)
             database.execute("DELETE FROM verdicts WHERE id <= (SELECT max(id) FROM verdicts) - ?", (self.most,))
 
 
@@ -210,6 +235,7 @@ def _prepare(database: sqlite3.Connection, path: Path, facts: LogFacts) -> None:
             named = {name: value for name, value in asdict(facts).items() if value is not None}
             database.executemany("INSERT OR IGNORE INTO facts VALUES (?, ?)", named.items())
     stored = _facts(database, path, OutputError)
+    prepare_records(database)
     # A log that an older kdx began does not name the runtime. Verdicts are still added, so that an
     # update stops no line; ``kdx drift`` refuses to compare its scores.
     expected = facts if stored.runtime else replace(facts, runtime=None)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,11 +34,28 @@ if TYPE_CHECKING:
     from kdx.runtime.banded import BandedVerdict
 
 
+class Shown(NamedTuple):
+    """What a verdict was reached on.
+
+    Attributes:
+        part_id: The part that the image shows, or None if the caller did not say.
+        frame: The frame, uint8 ``(H, W, C)``; None if it lies on the GPU, or is read in bands.
+        path: The file of a frame that is read in bands, or None.
+    """
+
+    part_id: str | None = None
+    frame: NDArray[np.uint8] | None = None
+    path: Path | None = None
+
+
 class VerdictObserver(Protocol):
     """Is given every verdict of a detector, for example to log or to count them."""
 
-    def add(self, verdict: Verdict, milliseconds: float) -> None:
-        """Take a verdict and its time. Returns within microseconds, and raises nothing."""
+    def add(self, verdict: Verdict, milliseconds: float, shown: Shown = ...) -> None:
+        """Take a verdict, its time, and what it was reached on, which may change after the call.
+
+        Returns at once, and raises nothing.
+        """
         ...
 
     def close(self) -> None:
@@ -156,7 +174,13 @@ class Detector(ClosesOnExit):
         values = {field.name: getattr(now, field.name) for field in fields(DecisionRule)}
         return self.origin, {name: value for name, value in values.items() if value is not getattr(before, name)}
 
-    def __call__(self, image: NDArray[np.uint8], *, roi: Roi | NDArray[np.uint8] | None = None) -> Verdict:
+    def __call__(
+        self,
+        image: NDArray[np.uint8],
+        *,
+        roi: Roi | NDArray[np.uint8] | None = None,
+        part_id: str | None = None,
+    ) -> Verdict:
         """Judge one image.
 
         Args:
@@ -166,13 +190,16 @@ class Detector(ClosesOnExit):
                 0 for others, or the result of :meth:`region_of_interest`, which saves the time of
                 checking the mask at each call. None takes the bundle's. The threshold does not
                 apply in a different region: the verdict has a score, and its decision is undecided.
+            part_id: The part that the image shows, for the log.
 
         Raises:
-            InputError: Another type, size or channel count; an invalid region.
+            InputError: Another type, size or channel count; an invalid region; or a part for a
+                detector without a log.
             BackendError: The runtime failed, and the next call may succeed; or the process was
                 forked after the detector was loaded.
         """
         self._process.require_current()
+        self._require_log(part_id)
         started = time.perf_counter()
         region = self.region_of_interest(roi) if isinstance(roi, np.ndarray) else roi
         batch: Any = self._on_device(image)
@@ -182,40 +209,55 @@ class Detector(ClosesOnExit):
             frame = batch[0]
         outputs = self.backend.run(batch)
         verdict = self.verdict(outputs.maps[0], outputs.scores[0], frame, region)
-        self._notify([verdict], time.perf_counter() - started)
+        self._notify([verdict], time.perf_counter() - started, [Shown(part_id, frame)])
         return verdict
 
     def judge_file(
-        self, path: str | Path, *, min_area: float = 0.0, pixel_size_um: float | None = None
+        self,
+        path: str | Path,
+        *,
+        min_area: float = 0.0,
+        pixel_size_um: float | None = None,
+        part_id: str | None = None,
     ) -> BandedVerdict:
         """Judge a frame in a TIFF file that is too large for the memory.
 
-        See :func:`kdx.runtime.banded.judge_in_bands`.
+        See :func:`kdx.runtime.banded.judge_in_bands`; ``part_id`` is the part that it shows, for
+        the log.
         """
         from kdx.runtime.banded import judge_in_bands
 
         self._process.require_current()
+        self._require_log(part_id)
         started = time.perf_counter()
         judged = judge_in_bands(self, Path(path), min_area=min_area, pixel_size_um=pixel_size_um)
-        self._notify([judged.verdict], time.perf_counter() - started)
+        self._notify([judged.verdict], time.perf_counter() - started, [Shown(part_id, path=Path(path))])
         return judged
 
-    def batch(self, images: NDArray[np.uint8] | Sequence[NDArray[np.uint8]]) -> list[Verdict]:
+    def batch(
+        self,
+        images: NDArray[np.uint8] | Sequence[NDArray[np.uint8]],
+        *,
+        part_ids: Sequence[str | None] | None = None,
+    ) -> list[Verdict]:
         """Judge several images, at most :attr:`max_batch` of them at once.
 
         If an image or a part of the batch fails, no verdict is returned, logged or counted.
 
         Args:
             images: uint8 ``(N, H, W, C)``, or a sequence of single images.
+            part_ids: The part that each image shows, for the log.
 
         Returns:
             The verdicts, in the order of the images.
 
         Raises:
-            InputError: An image has another type, size or channel count.
+            InputError: An image has another type, size or channel count; there are more or fewer
+                parts than images; or parts for a detector without a log.
             BackendError: The runtime failed; the next call may succeed.
         """
-        judged: list[tuple[list[Verdict], float]] = []
+        parts = self._part_ids(part_ids, len(images))
+        judged: list[tuple[list[Verdict], float, list[Shown]]] = []
         started = time.perf_counter()
         for part in self._parts(images):
             outputs = self.backend.run(part)
@@ -223,11 +265,11 @@ class Detector(ClosesOnExit):
             answers = zip(outputs.maps, outputs.scores, frames, strict=True)
             verdicts = [self.verdict(anomaly_map, score, frame) for anomaly_map, score, frame in answers]
             ended = time.perf_counter()
-            judged.append((verdicts, ended - started))
+            judged.append((verdicts, ended - started, [Shown(next(parts), frame) for frame in frames]))
             started = ended
-        for verdicts, seconds in judged:
-            self._notify(verdicts, seconds)
-        return [verdict for verdicts, _ in judged for verdict in verdicts]
+        for verdicts, seconds, shown in judged:
+            self._notify(verdicts, seconds, shown)
+        return [verdict for verdicts, *_ in judged for verdict in verdicts]
 
     def outputs(self, images: NDArray[np.uint8] | Sequence[NDArray[np.uint8]]) -> Outputs:
         """Return maps ``(N, h, w)`` and scores ``(N, 1)`` of images, as verdicts have them.
@@ -339,12 +381,27 @@ class Detector(ClosesOnExit):
             pixel_size_um=pixel_size_um,
         )
 
-    def _notify(self, verdicts: Sequence[Verdict], seconds: float) -> None:
+    def _notify(self, verdicts: Sequence[Verdict], seconds: float, shown: Sequence[Shown]) -> None:
         """Give the observers verdicts that took so long together."""
         for observer in (self.log, self.metrics):
             if observer is not None:
-                for verdict in verdicts:
-                    observer.add(verdict, seconds * 1e3 / len(verdicts))
+                for verdict, image in zip(verdicts, shown, strict=True):
+                    observer.add(verdict, seconds * 1e3 / len(verdicts), image)
+
+    def _part_ids(self, given: Sequence[str | None] | None, count: int) -> Iterator[str | None]:
+        if given is not None and len(given) != count:
+            raise InputError("each image shows one part", expected=f"{count} `part_ids`", received=str(len(given)))
+        for part_id in given or ():
+            self._require_log(part_id)
+        return iter(given or itertools.repeat(None))
+
+    def _require_log(self, part_id: str | None) -> None:
+        if part_id is not None and self.log is None:
+            raise InputError(
+                "`part_id` has no effect: this detector keeps no log",
+                received=part_id,
+                fix="load it with one: kdx.load(BUNDLE, log=PATH)",
+            )
 
     def close(self) -> None:
         """Free the backend, and close the observers.

@@ -3,12 +3,15 @@ time since when."""
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import shutil
 import sqlite3
 import threading
 from datetime import datetime, timezone
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -16,8 +19,12 @@ import kdx
 from kdx.bundle.open import open_bundle
 from kdx.decision.verdict import Decision, Verdict
 from kdx.errors import DataError, OptionError, OutputError
+from kdx.monitoring import log_records
 from kdx.monitoring.drift import find_drift
+from kdx.monitoring.log_records import Source
 from kdx.monitoring.verdict_log import LogFacts, LoggedVerdicts, VerdictLog, read_log
+from kdx.runtime.detector import Shown
+from kdx.station.record import JudgedBy, VerdictRecord
 
 FACTS = LogFacts("tile.kdx", "a" * 64, "fp32")
 
@@ -46,6 +53,69 @@ def test_what_is_written_is_read_in_order(tmp_path):
     assert set(found.decisions) == {"good"}
     assert set(found.milliseconds) == {1.5}
     assert found.facts == FACTS
+
+
+def test_a_verdict_is_traced_to_part_image_bundle_graph_and_backend(tmp_path, tiny_bundle, dataset):
+    log, file = tmp_path / "line.log", dataset / "test/good/012.png"
+    bundle = kdx.open_bundle(tiny_bundle)
+    for _ in range(2):  # a later call continues the log, and nothing is stored twice
+        with kdx.load(tiny_bundle, "onnxruntime-cpu", 1, precision="fp32", log=log) as detector:
+            by = JudgedBy.of(detector, bundle)
+            frame = kdx.read_image(file, detector.input)
+            buffer = frame.copy()
+            verdicts = [detector(buffer, part_id="a"), *detector.batch([buffer[..., 0]], part_ids=["b"])]
+            buffer[:] = 0  # the camera writes the next frame
+    expected = hashlib.sha256(f"uint8 {','.join(map(str, frame.shape))}\n".encode() + frame.tobytes()).hexdigest()
+    with contextlib.closing(sqlite3.connect(log)) as base:
+        base.row_factory = sqlite3.Row
+        rows = [dict(row) for row in base.execute("SELECT * FROM records")]
+        assert base.execute("SELECT count(*) FROM sources").fetchone()[0] == 1
+    assert [row["part_id"] for row in rows] == ["a", "b"] * 2
+    assert set(rows[0]) <= set(VerdictRecord.__struct_fields__)
+    for row, verdict in zip(rows, verdicts * 2, strict=True):
+        assert row["image_sha256"] == expected
+        assert (row["verdict"], row["score"], row["threshold"]) == (
+            verdict.decision.value, verdict.score, verdict.threshold,
+        )  # fmt: skip
+        assert {name: row[name] for name in by.__struct_fields__} == msgspec.structs.asdict(by)
+        assert abs(datetime.now(timezone.utc) - datetime.fromisoformat(row["time"])).days == 0
+    assert Source._fields == by.__struct_fields__
+
+
+def test_hashes_are_right_when_many_frames_wait(tmp_path, monkeypatch):
+    monkeypatch.setattr(log_records, "_MOST_BYTES", 100)
+    frames = [np.full((8, 8, 1), value, np.uint8) for value in range(20)]
+    log = VerdictLog(tmp_path / "line.log", FACTS)
+    for frame in frames:
+        log.add(verdict(0.5), 1.0, Shown(None, frame))
+    log.close()
+    with contextlib.closing(sqlite3.connect(log.path)) as base:
+        found = [row[0] for row in base.execute("SELECT image_sha256 FROM records")]
+    assert found == [hashlib.sha256(b"uint8 8,8,1\n" + frame.tobytes()).hexdigest() for frame in frames]
+
+
+def test_a_frame_in_bands_has_the_hash_of_its_file(tmp_path):
+    (tmp_path / "frame.tiff").write_bytes(b"rows")
+    log = VerdictLog(tmp_path / "line.log", FACTS)
+    log.add(verdict(0.5), 1.0, Shown("7", path=tmp_path / "frame.tiff"))
+    log.add(verdict(0.5), 1.0, Shown("8", path=tmp_path / "missing.tiff"))
+    log.close()
+    with contextlib.closing(sqlite3.connect(log.path)) as base:
+        rows = base.execute("SELECT part_id, image, image_sha256 FROM records").fetchall()
+    assert rows == [
+        ("7", str(tmp_path / "frame.tiff"), hashlib.sha256(b"rows").hexdigest()),
+        ("8", str(tmp_path / "missing.tiff"), None),
+    ]
+
+
+def test_a_log_of_an_earlier_version_is_continued(tmp_path):
+    write(tmp_path / "line.log", [0.5])
+    with contextlib.closing(sqlite3.connect(tmp_path / "line.log")) as base, base:
+        base.execute("DROP VIEW records")
+        for name in log_records._COLUMNS:
+            base.execute(f"ALTER TABLE verdicts DROP COLUMN {name}")
+    write(tmp_path / "line.log", [0.25])
+    assert list(read_log(tmp_path / "line.log").scores) == [0.5, 0.25]
 
 
 def test_the_oldest_go_first(tmp_path):

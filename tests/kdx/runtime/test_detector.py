@@ -13,10 +13,10 @@ from kdx.decision.level_map import Level
 from kdx.decision.roi import Roi, RoiFrame
 from kdx.decision.rule import DecisionRule
 from kdx.decision.verdict import Decision, Verdict
-from kdx.errors import OptionError
+from kdx.errors import InputError, OptionError
 from kdx.imaging.images import InputSpec
 from kdx.runtime.backend import ClosesOnExit, Outputs
-from kdx.runtime.detector import Detector
+from kdx.runtime.detector import Detector, Shown
 
 
 class Brightest(ClosesOnExit):
@@ -35,11 +35,13 @@ class Brightest(ClosesOnExit):
 class Listener:
     def __init__(self) -> None:
         self.verdicts: list[Verdict] = []
+        self.shown: list[Shown] = []
         self.is_closed = False
 
-    def add(self, verdict: Verdict, milliseconds: float) -> None:
+    def add(self, verdict: Verdict, milliseconds: float, shown: Shown = Shown()) -> None:  # noqa: B008
         assert milliseconds >= 0
         self.verdicts.append(verdict)
+        self.shown.append(shown)
 
     def close(self) -> None:
         self.is_closed = True
@@ -114,6 +116,26 @@ def test_observers_are_given_every_verdict_and_are_closed():
     assert [verdict.decision.value for verdict in verdicts] == ["defective", "defective", "good", "defective"]
     assert log.is_closed
     assert metrics.is_closed
+
+
+def test_observers_are_given_the_part_and_the_frame_of_each_verdict():
+    log = Listener()
+    with Detector(Brightest(), SPEC, DecisionRule(threshold=10.0), max_batch=2, log=log) as detector:
+        detector(FRAME, part_id="7")
+        detector.batch([FRAME, FRAME // 2, FRAME], part_ids=["8", None, "9"])
+        with pytest.raises(InputError, match="each image shows one part"):
+            detector.batch([FRAME, FRAME], part_ids=["8"])
+    assert [shown.part_id for shown in log.shown] == ["7", "8", None, "9"]
+    for shown, frame in zip(log.shown, (FRAME, FRAME, FRAME // 2, FRAME), strict=True):
+        np.testing.assert_array_equal(shown.frame, frame[..., None])
+
+
+def test_a_part_without_a_log_is_refused():
+    with Detector(Brightest(), SPEC, DecisionRule(), max_batch=2) as detector:
+        detector.batch([FRAME], part_ids=[None])
+        for call in (lambda: detector(FRAME, part_id="7"), lambda: detector.batch([FRAME], part_ids=["7"])):
+            with pytest.raises(InputError, match="`part_id` has no effect"):
+                call()
 
 
 def test_threads_that_assign_different_attributes_lose_none(monkeypatch):
