@@ -12,13 +12,13 @@ _MARKERS = {"fp32": "o", "bf16": "^", "int8": "D", "students": "s"}
 
 
 def plot_frontiers(points: list[Point], folder: Path) -> None:
-    """Draw latency against image AUROC for each data set that has points with both.
+    """Draw latency against image AUROC for each data set of which both kdx and a peer have both.
 
     Writes ``frontier_NAME.png`` and ``.svg``.
     """
     for data in dict.fromkeys(point.rows[0]["data"] for point in points):
         known = [each for each in points if each.rows[0]["data"] == data and each.time and each.auroc]
-        if known:
+        if len({point.is_kdx for point in known}) == 2:
             _plot(known, folder / f"frontier_{data}")
 
 

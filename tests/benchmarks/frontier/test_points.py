@@ -102,7 +102,7 @@ def test_points_that_are_timed_are_drawn(points: list[Point], tmp_path: Path) ->
     pytest.importorskip("matplotlib", reason="matplotlib is not installed: pip install 'kdx[fit]'")
     from benchmarks.frontier.plot import plot_frontiers
 
-    plot_frontiers([point for point in points if not point.time], tmp_path)
+    plot_frontiers([point for point in points if not point.time or point.is_kdx], tmp_path)
     assert not list(tmp_path.iterdir())
     plot_frontiers(points, tmp_path)
     png = (tmp_path / "frontier_cells.png").read_bytes()
