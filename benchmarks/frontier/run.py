@@ -70,6 +70,7 @@ def options_parser(name: str) -> ArgumentParser:
     parser.add_argument("--seeds", type=numbers, default=[])
     parser.add_argument("--only", choices=("accuracy", "latency"), help="One of both.")
     parser.add_argument("--threads", type=numbers, default=[1, 2], help="How many each runtime gets, with commas.")
+    parser.add_argument("--again", action="store_true", help="Time again what was timed.")
     parser.add_argument("--out", type=Path, help="The result. Default: results/NAME.json.")
     for peer in RUNNERS:
         parser.add_argument(f"--{peer}", type=Path, metavar="PYTHON", help=f"The interpreter that has {peer}.")
@@ -84,7 +85,7 @@ def main() -> None:
     if arguments.only != "latency":
         benchmark.run()
     if arguments.only != "accuracy":
-        benchmark.time(arguments.threads, arguments.runs)
+        benchmark.time(arguments.threads, arguments.runs, again=arguments.again)
     plot_frontiers(all_points(), RESULTS)
 
 
@@ -160,13 +161,13 @@ class FrontierBenchmark:
             rows = {_key(each): each for each in [*self.result.found.get("rows", []), *new]}
             self.result.put(rows=[rows[key] for key in sorted(rows)], **parts)
 
-    def time(self, threads: list[int], runs: int) -> None:
+    def time(self, threads: list[int], runs: int, *, again: bool = False) -> None:
         """Time a few pairs after the other, with the first seed, where they have no latency yet.
 
         Pairs that are not measured whole have to wait, because their variants are timed in turns.
         """
         machine = machine_of(max(threads), PACKAGES)
-        if self.result.found.get("timed_on") != machine:
+        if again or self.result.found.get("timed_on") != machine:
             self.keep(latency=[], sizes=[], timed_on=machine)
         for data in dict.fromkeys(key[0] for key in self.asked):
             known = {row["pair"] for row in self.result.found["sizes"] if row["data"] == data}

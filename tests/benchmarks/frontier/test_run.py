@@ -159,6 +159,8 @@ def test_pairs_that_are_measured_whole_are_timed_once(parse: Parse, trainings: T
     assert timed == [["leader"]]
     assert found["latency"] == [{"data": "cells", "pair": "leader"}]
     assert found["sizes"] == [{"data": "cells", "pair": "leader", "graph_bytes": {}}]
+    FrontierBenchmark("accuracy", parse("--seeds", "0")).time([1], 2, again=True)
+    assert timed == [["leader"]] * 2
 
 
 def test_solar_cells_come_from_their_package(parse: Parse, monkeypatch) -> None:
