@@ -12,7 +12,7 @@ import math
 import re
 from collections.abc import Callable
 from contextvars import ContextVar
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 # Returns how users give a parameter, or a parameter and its value; None for one that they cannot
 # give.
@@ -26,6 +26,20 @@ _PARAMETER = re.compile(r"`([a-z][a-z0-9_-]*)(?:=([^`]+))?`")
 _INTERPRETED = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 _FORMS = re.compile(r"\[([^][|]*)\|([^][|]*)\]")
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
+
+
+class Line(NamedTuple):
+    """A line of a result.
+
+    Attributes:
+        text: What it says.
+        label: A beginning that draws attention; empty where nothing needs any.
+        failed: Whether it says that something failed.
+    """
+
+    text: str
+    label: str = ""
+    failed: bool = False
 
 
 def visible(text: str) -> str:

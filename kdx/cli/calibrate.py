@@ -3,18 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import typer
-from rich.markup import escape
 
-from kdx.cli.output import out, print_json, progress_for, report_bad, report_remarks, shown
+from kdx.cli.output import print_json, progress_for, report_bad, report_remarks, show_result
 from kdx.cli.shared_options import GOOD_FOLDER_OPTION, JSON_OPTION, MAX_BAD_OPTION, SUBFOLDERS_OPTION, THREADS_OPTION
-from kdx.text import number
-
-if TYPE_CHECKING:
-    from kdx.calibration.threshold import Calibration
-    from kdx.workflows.calibrations import Calibrations
 
 
 def calibrate(
@@ -86,6 +79,7 @@ def calibrate(
     from kdx.errors import OptionError
     from kdx.folders.data_folder import FolderOptions
     from kdx.workflows.calibrate import CalibrationRequest, calibrate_folder
+    from kdx.workflows.calibration_text import describe_calibrations
 
     by_hand = given_threshold(threshold, review, reason)
     if with_defects is not None and false_reject_rate is not None:
@@ -113,99 +107,8 @@ def calibrate(
     if json:
         print_json({"bundle": str(bundle), **found.as_record()})
     else:
-        _show(bundle, found)
+        report_bad(found.exact.bad_images)
+        report_remarks(found.remarks)
+        show_result(bundle, describe_calibrations(found))
     if found.refused:
         raise typer.Exit(1)
-
-
-def _show(bundle: Path, found: Calibrations) -> None:
-    result = found.exact
-    report_bad(result.bad_images)
-    report_remarks(found.remarks)
-    threshold = result.threshold
-    _show_choice(bundle, result)
-    for precision, by_runtime in found.thresholds().items():
-        for runtime, own in by_runtime.items():
-            kept = f", kept from {own.created}: the same images" if runtime in found.kept.get(precision, {}) else ""
-            how = "on the scale of its own scores" if own.by_hand else "from its own scores of the same images"
-            out.print(f"  {precision} in {runtime}: {own.score:.6g}, {how}{kept}")
-    if result.frame_faults:
-        path, seen = next(iter(result.frame_faults.items()))
-        out.print(
-            f"  [yellow]{len(result.frame_faults)} of these good images will be undecided, never good:[/] the golden "
-            f"images have none like them. '{escape(path)}' is {' and '.join(seen)}"
-        )
-    _show_frame_limits(result)
-    if threshold.review is not None and not threshold.by_hand:
-        band = threshold.review
-        out.print(
-            f"  review from {band.score:.6g}, which {100 * band.false_reject_rate:g} % of good parts exceed; 95 % "
-            f"interval {number(band.interval[0])} to {number(band.interval[1])}"
-        )
-    if found.signature_removed:
-        out.print("  [yellow]the signature was removed:[/] it was for another threshold; sign again with kdx sign")
-    for precision, faults in found.refused.items():
-        for runtime, fault in faults.items():
-            out.print(f"  [bold red]{precision} has no threshold in {runtime}:[/] {escape(fault)}")
-    for precision, runtimes in found.missing.items():
-        out.print(
-            f"  [yellow]{precision} has no threshold for {' and '.join(runtimes)}, which cannot run it here:[/] no "
-            "verdict there until kdx calibrate, with the same images, on a machine that can"
-        )
-
-
-def _show_frame_limits(result: Calibration) -> None:
-    """Print what was learned of frames, and which images alone widen it."""
-    from kdx.calibration.frame_limits import FEWEST_IMAGES
-
-    limits = result.frame_limits
-    if not limits.channels:
-        few = f"fewer than {FEWEST_IMAGES} good images to learn from"
-        out.print(f"  frames are compared with golden images alone: {few}")
-    for number_of, channel in enumerate(limits.channels):
-        name = f" (channel {number_of + 1})" if len(limits.channels) > 1 else ""
-        out.print(
-            f"  frames{name}, from {limits.images} good images: brightness {number(channel.darkest)} to "
-            f"{number(channel.brightest)}, contrast from {number(channel.contrast)}, structure from "
-            f"{number(channel.structure)}, roughness from {number(channel.roughness)}; others are undecided, none of "
-            "these images is"
-        )
-    if result.frame_outliers:
-        out.print(
-            f"  [yellow]{len(result.frame_outliers)} of these images alone widen these limits:[/] look whether they "
-            f"show a part. '{escape(result.frame_outliers[0])}' is one"
-        )
-
-
-def _show_choice(bundle: Path, result: Calibration) -> None:
-    """Print the threshold and what it was chosen on."""
-    from kdx.calibration.described import describe
-    from kdx.calibration.rates import images_to_bound
-
-    threshold, chosen = result.threshold, result.threshold.defects
-    if threshold.level is not None:
-        out.print(f"per position: {threshold.level.images} other good images say how hot each place gets; that is 1")
-    passed_over = f"({result.trained_on} that were trained on skipped)"
-    if threshold.by_hand:
-        out.print(f"[bold]{shown(bundle)}[/]: threshold {escape(describe(threshold))}")
-        out.print("  nothing promises that rate: the number is the person's who set it")
-        return
-    if chosen is not None:
-        out.print(f"[bold]{shown(bundle)}[/]: threshold {threshold.score:.6g}, [bold yellow]chosen on defects[/]")
-        out.print(
-            f"  misses {chosen.misses} of {chosen.images} defective images, rejects {chosen.false_rejects} of "
-            f"{threshold.images} held-out good ones {passed_over}: the smallest sum of both rates"
-        )
-        out.print("  it fits these defects and promises nothing for others: measure it on other images")
-        return
-    low, high = threshold.interval
-    rate = f"{100 * threshold.false_reject_rate:g} %"
-    out.print(f"[bold]{shown(bundle)}[/]: threshold {threshold.score:.6g} for {rate} false rejects")
-    out.print(
-        f"  95 % interval {number(low)} to {number(high)}, from {threshold.images} held-out good images {passed_over}"
-    )
-    if high is None:
-        out.print(
-            f"  {threshold.images} good images cannot bound it from above; for {rate} it takes about "
-            f"{images_to_bound(threshold.false_reject_rate)}"
-        )

@@ -6,7 +6,7 @@ import io
 import os
 import shlex
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from rich.text import Text
 from kdx.progress import SILENT, Progress, Task
 from kdx.remarks import Remark
 from kdx.storage.json_output import encode_json, write_json
-from kdx.text import number_of, one_line, spelled, visible, visible_json
+from kdx.text import Line, number_of, one_line, spelled, visible, visible_json
 
 STANDARD_OUTPUT = "standard output"  # the file name of an OSError that was raised while printing
 
@@ -154,6 +154,15 @@ def report_remarks(remarks: Iterable[Remark]) -> None:
     """Show what was left out or could not be used."""
     for one in remarks:
         err.print(f"[yellow]note:[/] {escape(spelled(str(one)))}")
+
+
+def show_result(title: object, lines: Sequence[Line]) -> None:
+    """Print a result: its title before the first line, the others indented."""
+    for index, line in enumerate(lines):
+        begin = "  " if index else f"[bold]{shown(title)}[/]: "
+        style = "bold red" if line.failed else "yellow"
+        label = f"[{style}]{escape(line.label)}:[/] " if line.label else ""
+        out.print(f"{begin}{label}{escape(spelled(line.text))}")
 
 
 def warn(text: str) -> None:

@@ -9,7 +9,18 @@ import typer
 from rich.markup import escape
 
 from kdx.cli.error_output import Interrupted
-from kdx.cli.output import err, make_table, out, print_json, progress_for, report_remarks, say, say_nothing, warn
+from kdx.cli.output import (
+    err,
+    make_table,
+    out,
+    print_json,
+    progress_for,
+    report_remarks,
+    say,
+    say_nothing,
+    show_result,
+    warn,
+)
 from kdx.cli.shared_options import (
     ADDRESS_OPTION,
     COCO_OPTION,
@@ -22,7 +33,6 @@ from kdx.cli.shared_options import (
     require_effect,
 )
 from kdx.imaging.value_range import describe_narrow
-from kdx.text import number, number_of
 from kdx.workflows.packages import needs
 
 if TYPE_CHECKING:
@@ -122,17 +132,15 @@ def score(
 
 def show_scores(folder: Path, summary: Summary) -> None:
     """Print what an archive's scores are, and what this call did."""
-    settings, run = summary.settings, summary.this_run
+    from kdx.archive.score_text import describe_summary
+
+    settings = summary.settings
     table = make_table(f"{settings.archive}: {settings.backend}, {settings.precision}", "", "images", "percent")
     for name, images in {**summary.decisions, "skipped": summary.bad}.items():
         table.add_row(name, f"{images:,}", f"{100 * images / summary.frames:.3f}")
     table.add_section()
     table.add_row("all", f"{summary.frames:,}", "", style="bold")
     out.print(table)
-    if summary.quantiles:
-        shown = ", ".join(f"{100 * float(share):g} % {value:.4g}" for share, value in summary.quantiles.items())
-        by_hand = "" if summary.threshold_by_hand is None else f", set by hand: {escape(summary.threshold_by_hand)}"
-        out.print(f"scores: {shown}; threshold {number(summary.threshold)}{by_hand}")
     if summary.threshold is None:
         err.print("[yellow]not calibrated:[/] no verdicts, only scores; calibrate first, and begin again with --force")
     if summary.narrow_levels is not None:
@@ -141,22 +149,5 @@ def show_scores(folder: Path, summary: Summary) -> None:
         err.print(f"[yellow]skipped:[/] {escape(example['path'])}: {escape(example['error'])}")
     if summary.bad > len(summary.bad_examples):
         err.print(f"[yellow]and {summary.bad - len(summary.bad_examples)} more[/]: the column 'error' has the reasons")
-    if run.frames:
-        at_work = f"{number(run.frames_per_second_per_worker)} a second while at work"
-        out.print(
-            f"{number_of(run.frames, '[image|images]')} in {run.seconds:.1f} s: "
-            f"{number(run.frames_per_second)} a second; "
-            f"workers: {run.workers}, threads of each: {run.threads_per_worker}, {at_work}"
-        )
-    else:
-        out.print("nothing was left to score")
-    if run.deaths:
-        out.print(f"processes that died and were replaced: {run.deaths}")
     report_remarks(summary.remarks)
-    if summary.added_since:
-        out.print(
-            f"{number_of(summary.added_since, '[image was|images were]')} added since the archive was listed; "
-            "the same command scores them"
-        )
-    files = number_of(summary.shards, "Parquet [file|files]")
-    out.print(f"[bold]{escape(str(folder / 'shards'))}[/]: {files}, and summary.json beside it")
+    show_result(folder / "shards", describe_summary(summary))
