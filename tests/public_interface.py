@@ -212,7 +212,8 @@ def fields_of(value: Any, by_name: Mapping[str, int]) -> Any:
     Args:
         value: What was decoded.
         by_name: Fields whose value maps names, of files for one, to values; the names are no
-            fields. And how many such mappings stand in each other.
+            fields. And how many such mappings stand in each other; -1 where what they map depends
+            on the machine.
     """
     if isinstance(value, dict):
         return {key: _by_name(value[key], by_name, by_name.get(key, 0)) for key in value}
@@ -224,6 +225,8 @@ def fields_of(value: Any, by_name: Mapping[str, int]) -> Any:
 
 
 def _by_name(value: Any, by_name: Mapping[str, int], depth: int) -> Any:
+    if depth < 0:
+        return {}
     if depth == 0 or not isinstance(value, dict):
         return fields_of(value, by_name)
     inner = [_by_name(each, by_name, depth - 1) for each in value.values()]

@@ -41,10 +41,10 @@ BY_NAME = dict.fromkeys(
     (
         *("files", "trained_with", "exported_with", "versions", "variants", "graph_sha256", "tolerances", "scores"),
         *("types", "bad_images", "thresholds", "flushed", "train_images", "validation_images", "judged", "options"),
-        *("references",),
+        *("references", "verdicts"),
     ),
     1,
-) | {"runtime_thresholds": 2}
+) | {"runtime_thresholds": 2, "not_measured_here": -1}
 
 
 def hold(name: str, value: object) -> None:
