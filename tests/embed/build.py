@@ -45,7 +45,7 @@ def signatures_missing(built: Path) -> str:
 
 
 def run(
-    *command: object, code: int | None = 0, timeout: float = 300, **environment: str
+    *command: object, code: int | None = 0, timeout: float = 1800, **environment: str
 ) -> subprocess.CompletedProcess[str]:
     """Run a program; ``code`` is the exit status it must have (None: any)."""
     done = subprocess.run(
