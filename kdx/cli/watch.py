@@ -20,6 +20,8 @@ def watch(
     output: Path = typer.Option(..., "--out", "-o", help="Folder of records and sorted files; a later call continues."),
     camera: str | None = typer.Option(None, help="Judge frames of genicam:PRODUCER, rtsp://..., /dev/video0, a video."),
     queue: int | None = typer.Option(None, min=1, help="With --camera: frames that may wait. Default: 100."),
+    trigger: str | None = typer.Option(None, help="With --camera: a frame for each message of mqtt://HOST/TOPIC."),
+    trigger_timeout: float | None = typer.Option(None, min=0.001, help="Seconds from it to its frame. Default: 2."),
     move: bool = typer.Option(False, "--move", help="Move files to good/, review/, defective/ and so on in --out."),
     link: bool = typer.Option(False, "--link", help="Link files there, and leave them where they are."),
     heat_maps: bool = typer.Option(False, "--heat-maps", help="Write a heat map of each image (PNG)."),
@@ -27,9 +29,7 @@ def watch(
     semicolons: bool = SEMICOLONS_OPTION,
     command: str | None = typer.Option(None, "--exec", help="Run for each verdict, its record on standard input."),
     mqtt: str | None = typer.Option(None, help="Publish each verdict: mqtt://HOST/TOPIC, or mqtts:// with TLS."),
-    part_id: str | None = typer.Option(
-        None, help="Regular expression with `(?P<part>...)` or `(?P<product>...)`, or both."
-    ),
+    part_id: str | None = typer.Option(None, help="Regular expression: `(?P<part>...)` or `(?P<product>...)` or both."),
     part_of: str | None = typer.Option(None, help="One for several views: `(?P<part>...)` and `(?P<view>...)`."),
     views: str | None = typer.Option(None, help="With --part-of: the views that make a part, such as left,right."),
     part_timeout: float | None = typer.Option(None, min=0, help="Seconds in which a part's views arrive. Default: 10."),
@@ -52,12 +52,13 @@ def watch(
     from kdx.station.options import watch_options
 
     options = watch_options(
-        folder, output, bundle, camera=camera, queue=queue, move=move, link=link, heat_maps=heat_maps, csv=csv,
-        semicolons=semicolons, command=command, mqtt=mqtt, part_id=part_id, part_of=part_of, views=views,
-        part_timeout=part_timeout, keep=keep, settle=settle, scan_every=scan_every, backlog=backlog, backend=backend,
-        precision=precision, threads=threads, require_signature=require_signature, once=once,
+        folder, output, bundle, camera=camera, queue=queue, trigger=trigger, trigger_timeout=trigger_timeout,
+        move=move, link=link, heat_maps=heat_maps, csv=csv, semicolons=semicolons, command=command, mqtt=mqtt,
+        part_id=part_id, part_of=part_of, views=views, part_timeout=part_timeout, keep=keep, settle=settle,
+        scan_every=scan_every, backlog=backlog, backend=backend, precision=precision, threads=threads,
+        require_signature=require_signature, once=once,
     )  # fmt: skip
-    with needs("camera" if camera else "mqtt" if mqtt else "watch", "kdx watch"):
+    with needs(("camera" if camera else "watch") + (",mqtt" if mqtt or trigger else ""), "kdx watch"):
         from kdx.station.watching import describe, judge_arrivals
 
         each = print_json_line if json else lambda record: out.print(describe(record), markup=False)

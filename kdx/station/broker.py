@@ -34,8 +34,12 @@ class Broker:
     password: str | None = field(default=None, repr=False)
 
 
-def parse_broker(url: str) -> Broker:
+def parse_broker(url: str, option: str = "mqtt") -> Broker:
     """Return the broker of ``mqtt://[user@]host[:port]/topic``, or ``mqtts://...``.
+
+    Args:
+        url: The text.
+        option: The option that it is given by.
 
     Raises:
         OptionError: It is another text.
@@ -48,19 +52,19 @@ def parse_broker(url: str) -> Broker:
     topic = unquote(parts.path.removeprefix("/"))
     if parts.scheme not in _PORTS or not parts.hostname or not topic or set("+#?") & set(url):
         raise OptionError(
-            "`mqtt` does not name a broker and a topic",
+            f"`{option}` does not name a broker and a topic",
             expected="mqtt://HOST/TOPIC or mqtts://USER@HOST:PORT/TOPIC, with a topic without +, # and ?",
             received=url,
         )
     if parts.password is not None:
         raise OptionError(
-            "`mqtt` holds a password, which every user of this machine could see",
+            f"`{option}` holds a password, which every user of this machine could see",
             fix=f"leave it out, and set the variable {PASSWORD} of the environment",
         )
     user = None if parts.username is None else unquote(parts.username)
     if user is None and os.environ.get(PASSWORD):
         raise OptionError(
-            f"the password in {PASSWORD} has no effect: `mqtt` names no user",
+            f"the password in {PASSWORD} has no effect: `{option}` names no user",
             received=url,
             fix=f"name the user, {parts.scheme}://USER@{parts.hostname}/..., or unset {PASSWORD}",
         )

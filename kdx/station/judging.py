@@ -17,7 +17,7 @@ from kdx.station.bundles import Bundles
 from kdx.station.camera.frames import NO_IMAGE, FrameError, info_of
 from kdx.station.in_hand import MOST_TRIES, InHand
 from kdx.station.ledger import Identity
-from kdx.station.names import NamePattern
+from kdx.station.names import NamePattern, PartName
 from kdx.station.record import NotJudged, Shown, VerdictRecord, judged, not_judged
 from kdx.storage.files import sha256_bytes, sha256_file
 
@@ -73,13 +73,16 @@ class Judge:
         Raises:
             OSError: The folder is gone, for example because a network drive was disconnected.
         """
-        path, part = self._folder / name, self._pattern.read(name)
+        path = self._folder / name
+        info = info_of(path) if self._are_frames else None
+        part = self._pattern.read(name)
+        if info is not None and (info.part_id or info.product):
+            part = PartName(info.part_id, info.product)
         loaded = self._bundles.of(part.product)
         by = None if loaded is None else loaded.by
         shown = Shown(image=name, image_sha256=None, part_id=part.part, product=part.product, view=part.view)
         reason: NotJudged | None = None
         try:
-            info = info_of(path) if self._are_frames else None
             if info is not None:
                 reason = info.reason
                 shown = msgspec.structs.replace(shown, camera=info.camera, frame=info.frame, frame_time=info.time)

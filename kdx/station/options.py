@@ -41,6 +41,9 @@ class WatchOptions:
         once: Whether to end when every file is judged.
         camera: The camera whose frames are judged; None for files.
         queue: How many frames may wait for their verdict.
+        trigger: An MQTT broker and a topic, each of whose messages asks for a frame; None judges
+            every frame that the camera sends.
+        trigger_timeout: The seconds within which a trigger must have its frame.
     """
 
     folder: Path
@@ -61,6 +64,8 @@ class WatchOptions:
     once: bool = False
     camera: CameraAddress | None = None
     queue: int = 100
+    trigger: Broker | None = None
+    trigger_timeout: float = 2.0
 
 
 def watch_options(
@@ -70,6 +75,8 @@ def watch_options(
     *,
     camera: str | None,
     queue: int | None,
+    trigger: str | None,
+    trigger_timeout: float | None,
     move: bool,
     link: bool,
     heat_maps: bool,
@@ -108,7 +115,12 @@ def watch_options(
             fix="name one of them",
         )
     of_files = {"link": link, "part_of": part_of, "settle": settle, "scan_every": scan_every}
-    _require_effect(of_files if address else {"queue": queue}, "a `folder`" if address else "`camera`")
+    of_cameras = {"queue": queue, "trigger": trigger}
+    _require_effect(of_files if address else of_cameras, "a `folder`" if address else "`camera`")
+    if trigger is None:
+        _require_effect({"trigger_timeout": trigger_timeout}, "`trigger`")
+    elif address is not None:
+        _require_triggered(address, part_id)
     if address is not None and address.is_live and once:
         raise OptionError(
             "`once` would change nothing: a camera does not end", fix="leave out `once`, and end with Ctrl-C"
@@ -129,7 +141,7 @@ def watch_options(
         csv=csv_style(semicolons=semicolons) if csv else None,
         settle=WatchOptions.settle if settle is None else settle,
         scan_every=WatchOptions.scan_every if scan_every is None else scan_every,
-        pattern=name_pattern(part_id, part_of, names, has_products=None not in bundles),
+        pattern=name_pattern(part_id, part_of, names, has_products=None not in bundles and trigger is None),
         part_timeout=WatchOptions.part_timeout if part_timeout is None else part_timeout,
         keep=None if keep is None else parse_keep(keep),
         backlog=backlog,
@@ -138,7 +150,25 @@ def watch_options(
         once=once,
         camera=address,
         queue=WatchOptions.queue if queue is None else queue,
+        trigger=None if trigger is None else parse_broker(trigger, "trigger"),
+        trigger_timeout=WatchOptions.trigger_timeout if trigger_timeout is None else trigger_timeout,
     )
+
+
+def _require_triggered(address: CameraAddress, part_id: str | None) -> None:
+    """Refuse triggers that would get the frame of another part, and a pattern without effect."""
+    if address.kind in {"device", "stream"}:
+        raise OptionError(
+            "`trigger` needs a camera that takes a frame when it is asked: frames of a stream were taken some time "
+            "before they arrive, perhaps of another part",
+            expected="`camera=genicam:PRODUCER.cti?serial=NUMBER`, or a video file to try it",
+            received=address.text,
+        )
+    if part_id is not None:
+        raise OptionError(
+            "`part_id` would change nothing with `trigger`: the message of a trigger names the part",
+            fix="leave out `part_id`, and send the part's identifier, or an object with part_id and product",
+        )
 
 
 def _require_effect(given: Mapping[str, object], needed: str) -> None:

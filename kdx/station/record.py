@@ -40,7 +40,8 @@ class NotJudged(str, enum.Enum):
     Of cameras: ``INCOMPLETE_FRAME``: a part of the frame is missing, or damaged. ``LOST_FRAME``:
     the camera counted the frame, and it did not arrive. ``NO_ROOM``: frames came faster than they
     were judged, or the disk was full. ``CAMERA_GONE``: the camera did not answer, and how many
-    frames it took meanwhile is not known.
+    frames it took meanwhile is not known. ``MISSED_TRIGGER``: the frame of a trigger did not come
+    in time.
     """
 
     BACKEND_FAILED = "backend_failed"
@@ -53,6 +54,7 @@ class NotJudged(str, enum.Enum):
     LOST_FRAME = "lost_frame"
     NO_ROOM = "no_room"
     CAMERA_GONE = "camera_gone"
+    MISSED_TRIGGER = "missed_trigger"
 
 
 class JudgedBy(msgspec.Struct, frozen=True, kw_only=True):

@@ -55,6 +55,18 @@ class Camera(Protocol):
 
     size: tuple[int, int] | None
 
+    def take(self, seconds: float) -> Frame | None:
+        """Let the camera take one frame, and return it; None if it does not come in time.
+
+        Args:
+            seconds: The time in which it must come.
+
+        Raises:
+            CameraGoneError: The camera does not answer any more.
+            VideoEndError: There are no more frames.
+        """
+        ...
+
     def grab(self) -> Frame | None:
         """Return the next frame; None if none came for a while.
 
@@ -82,6 +94,8 @@ class FrameInfo(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         time: UTC time at which it reached kdx, as in records.
         reason: Why it cannot be judged, or None.
         problem: The same in words.
+        part_id: The part that it shows, where a trigger named it.
+        product: The product, where a trigger named it.
     """
 
     camera: str
@@ -89,6 +103,8 @@ class FrameInfo(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     time: str
     reason: NotJudged | None = None
     problem: str = ""
+    part_id: str | None = None
+    product: str | None = None
 
 
 def encoded(info: FrameInfo, pixels: NDArray[Any], *, compress: bool) -> bytes:
@@ -109,17 +125,11 @@ def encoded(info: FrameInfo, pixels: NDArray[Any], *, compress: bool) -> bytes:
 
 
 def info_of(path: Path) -> FrameInfo | None:
-    """Return what a file says of its frame; None for a file that holds no such text.
-
-    Raises:
-        OSError: It cannot be read.
-    """
+    """Return what a file says of its frame; None for a file that is gone, or holds no such text."""
     try:
         if path.suffix == NO_IMAGE:
             return msgspec.json.decode(path.read_bytes(), type=FrameInfo)
         with path.open("rb") as file, Image.open(file) as image:
             return msgspec.json.decode(image.info[_KEY], type=FrameInfo)
-    except FileNotFoundError:
-        raise
     except (KeyError, OSError, *UNREADABLE):  # not an image: its verdict says so
         return None

@@ -46,6 +46,7 @@ class GenicamCamera:
 
     Args:
         address: The producer's file, the camera's serial number, and the features to set.
+        is_triggered: Whether frames are taken one by one by :meth:`take`.
 
     Attributes:
         size: Width and height of its frames.
@@ -56,7 +57,7 @@ class GenicamCamera:
             format that kdx does not read.
     """
 
-    def __init__(self, address: CameraAddress) -> None:
+    def __init__(self, address: CameraAddress, *, is_triggered: bool = False) -> None:
         self._address = address
         self._harvester = Harvester(logger=_logger)
         self._incomplete = _Incomplete()
@@ -68,7 +69,13 @@ class GenicamCamera:
             _set_features(self._acquirer.remote_device.node_map, address)
             self.size: tuple[int, int] | None = self._declared_size()
             self._acquirer.add_callback(ImageAcquirer.Events.INCOMPLETE_BUFFER, self._incomplete)
-            self._acquirer.start()
+            nodes = self._acquirer.remote_device.node_map
+            # A camera without a software trigger begins to take frames at each trigger, and ends.
+            self._has_trigger = is_triggered and nodes.has_node("TriggerSoftware")
+            if self._has_trigger:
+                _set_software_trigger(nodes)
+            if self._has_trigger or not is_triggered:
+                self._acquirer.start()
         except _ERRORS as error:
             self.close()
             raise DataError(f"the camera '{address.text}' cannot be opened: {_reason(error)}") from error
@@ -77,14 +84,45 @@ class GenicamCamera:
             raise
         self._next_look = time.monotonic() + _LOOK_SECONDS
 
-    def grab(self) -> Frame | None:
+    def take(self, seconds: float) -> Frame | None:
+        """Let the camera take one frame, and return it; None if it does not come in time.
+
+        A frame that comes later is thrown away: the next trigger would get the wrong part.
+
+        Args:
+            seconds: The time in which it must come.
+
+        Raises:
+            CameraGoneError: The camera does not answer any more.
+        """
+        give_up = time.monotonic() + seconds
+        frame = None
+        try:
+            if self._has_trigger:
+                self._acquirer.remote_device.node_map.TriggerSoftware.execute()
+            else:
+                self._acquirer.start()
+            while frame is None and (left := give_up - time.monotonic()) > 0:
+                frame = self.grab(min(left, _PATIENCE_SECONDS))
+            if not self._has_trigger or frame is None:
+                self._acquirer.stop()
+            if self._has_trigger and frame is None:
+                self._acquirer.start()
+        except _ERRORS as error:
+            raise CameraGoneError(f"the camera '{self._address.text}' is gone: {_reason(error)}") from error
+        return frame
+
+    def grab(self, patience: float = _PATIENCE_SECONDS) -> Frame | None:
         """Return the next frame; None if none came for a while.
+
+        Args:
+            patience: How many seconds to wait.
 
         Raises:
             CameraGoneError: The camera does not answer any more.
         """
         try:
-            buffer = self._acquirer.try_fetch(timeout=_PATIENCE_SECONDS, is_raw=True)
+            buffer = self._acquirer.try_fetch(timeout=patience, is_raw=True)
             if buffer is not None:
                 self._next_look = time.monotonic() + _LOOK_SECONDS
                 try:
@@ -226,6 +264,13 @@ def _set_features(nodes: Any, address: CameraAddress) -> None:
             raise OptionError(f"the camera has no feature '{name}'", received=address.text) from error
         except genapi.GenericException as error:
             raise OptionError(f"the camera does not take {name}={value}: {_reason(error)}") from error
+
+
+def _set_software_trigger(nodes: Any) -> None:
+    """Let each frame begin when the feature ``TriggerSoftware`` is executed."""
+    for name, value in (("TriggerSelector", "FrameStart"), ("TriggerMode", "On"), ("TriggerSource", "Software")):
+        if nodes.has_node(name):
+            nodes.get_node(name).from_string(value)
 
 
 def _row_bytes(name: str, width: int) -> int:

@@ -22,7 +22,7 @@ from kdx.storage.files import is_disk_full
 from kdx.text import number_of
 
 # How long a camera that is gone is left alone: twice as long each time.
-_FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 30.0
+FIRST_PAUSE, LONGEST_PAUSE = 0.5, 30.0
 _AGAIN_SECONDS = 2.0
 _PATIENCE_SECONDS = 0.5
 # A camera that leaves out more numbers than this has begun to count again: nothing says how many
@@ -90,7 +90,7 @@ class Grabber(threading.Thread):
             self._spool.end(failure)
 
     def _grab_all(self) -> None:
-        pause = _FIRST_PAUSE
+        pause = FIRST_PAUSE
         while not self._stopping.is_set():
             try:
                 if self._camera is None:
@@ -107,10 +107,10 @@ class Grabber(threading.Thread):
                     self._owe(None, None, NotJudged.CAMERA_GONE, error.message)
                     self._settle()
                 self._stopping.wait(pause)
-                pause = min(2 * pause, _LONGEST_PAUSE)
+                pause = min(2 * pause, LONGEST_PAUSE)
                 continue
             if frame is not None:
-                pause = _FIRST_PAUSE
+                pause = FIRST_PAUSE
                 self._take(frame)
 
     def _take(self, frame: Frame) -> None:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import ExitStack, closing
 
 from kdx.errors import OptionError
 from kdx.runtime.backend import ClosesOnExit
 from kdx.station.bundles import Bundles
 from kdx.station.camera.address import CameraAddress
-from kdx.station.camera.frames import Camera
+from kdx.station.camera.frames import Camera, info_of
 from kdx.station.camera.grabber import Grabber
 from kdx.station.camera.spool import Spool
+from kdx.station.camera.triggered import TriggeredGrabber
+from kdx.station.camera.triggers import Triggers
 from kdx.station.ledger import Ledger
 from kdx.station.options import WatchOptions
 
@@ -44,35 +47,60 @@ class Grabbing(ClosesOnExit):
         bundles: Bundles,
         say: Callable[[str], None],
     ) -> None:
+        self._folder = options.folder
         known = ledger.known()
         self.spool = Spool(options.folder, address.name, options.queue, keep=options.files == "move")
         left = self.spool.begin(lambda name, identity: known.get(name) == identity)
         first = 0
         if not address.is_live:
             done = ledger.fact("frame")
-            first = max([-1 if done is None else int(done), *map(_number, left)]) + 1
-        camera = open_camera(address, first)
+            first = max([-1 if done is None else int(done), *(self._number(name) for name in left)]) + 1
+        is_triggered = options.trigger is not None
+        camera = open_camera(address, first, is_triggered=is_triggered)
         try:
             _require_size(camera, address, bundles)
         except BaseException:
             camera.close()
             raise
-        self._grabber = Grabber(
-            camera, lambda: open_camera(address), address.name, self.spool, say, is_live=address.is_live
-        )
+        self._held = ExitStack()
+        self._grabber: Grabber | TriggeredGrabber
+        if options.trigger is None:
+            self._grabber = Grabber(
+                camera, lambda: open_camera(address), address.name, self.spool, say, is_live=address.is_live
+            )
+        else:
+            from kdx.station.camera.mqtt_triggers import MqttTriggers
+
+            triggers = Triggers(self.spool, address.name)
+            self._grabber = TriggeredGrabber(
+                camera,
+                lambda: open_camera(address, is_triggered=True),
+                triggers,
+                options.trigger_timeout,
+                self.spool,
+                say,
+            )
+            self._held.enter_context(closing(MqttTriggers(options.trigger, triggers, say)))
         self._grabber.start()
 
     def close(self) -> None:
         """Take no more frames; those that wait are judged by the next call."""
+        self._held.close()
         self._grabber.end(_SECONDS_TO_END)
 
+    def _number(self, name: str) -> int:
+        """Return the number of a frame that an earlier process left."""
+        info = info_of(self._folder / name)
+        return -1 if info is None or info.frame is None else info.frame
 
-def open_camera(address: CameraAddress, first: int = 0) -> Camera:
+
+def open_camera(address: CameraAddress, first: int = 0, *, is_triggered: bool = False) -> Camera:
     """Open a camera.
 
     Args:
         address: Which one.
         first: The number of the first frame, for a video.
+        is_triggered: Whether frames are taken one by one.
 
     Raises:
         DataError: It cannot be opened.
@@ -80,16 +108,10 @@ def open_camera(address: CameraAddress, first: int = 0) -> Camera:
     if address.kind == "genicam":
         from kdx.station.camera.genicam import GenicamCamera
 
-        return GenicamCamera(address)
+        return GenicamCamera(address, is_triggered=is_triggered)
     from kdx.station.camera.video import VideoCamera
 
     return VideoCamera(address, first)
-
-
-def _number(name: str) -> int:
-    """Return the number of a video's frame from the name of its file."""
-    digits = name.partition(".")[0].partition("~")[0].rpartition("-")[2]
-    return int(digits) if digits.isdecimal() else -1
 
 
 def _require_size(camera: Camera, address: CameraAddress, bundles: Bundles) -> None:

@@ -63,6 +63,10 @@ class Spool:
     def begin(self, is_known: Callable[[str, Identity], bool]) -> list[str]:
         """Take what an earlier process left, except what has its record; return the names."""
         found = sorted(entry.name for entry in os.scandir(self._folder))
+        for name in found:  # a trigger whose frame came
+            if name.endswith(NO_IMAGE) and name.removesuffix(NO_IMAGE) + _IMAGE in found:
+                (self._folder / name).unlink()
+                found.remove(name)
         names = [name for name in found if not is_known(name, Identity.of((self._folder / name).stat()))]
         for name in names:
             self._add(name)
@@ -158,14 +162,44 @@ class Spool:
         Raises:
             OSError: It cannot be written.
         """
-        while os.path.lexists(self._folder / f"{stem}{_IMAGE}") or os.path.lexists(self._folder / f"{stem}{NO_IMAGE}"):
-            stem += "~"  # the machine's clock was set back
+        stem = self._free(stem)
         if pixels is None:
             name, data = f"{stem}{NO_IMAGE}", msgspec.json.encode(info)
         else:
             name, data = f"{stem}{_IMAGE}", encoded(info, pixels, compress=self._keep)
         self._write(name, data)
         self._add(name)
+
+    def promise(self, stem: str, info: FrameInfo) -> str:
+        """Write what a frame that is to come is known by, for a kill before it comes.
+
+        Args:
+            stem: Its name without a suffix.
+            info: What its record says if it does not come.
+
+        Returns:
+            Its name, which is another one where there is such a file.
+
+        Raises:
+            OSError: It cannot be written.
+        """
+        stem = self._free(stem)
+        self._write(f"{stem}{NO_IMAGE}", msgspec.json.encode(info))
+        return stem
+
+    def fulfil(self, stem: str, info: FrameInfo, pixels: NDArray[Any] | None) -> None:
+        """Put in a frame that was promised, or say why there is none; as for :meth:`put`."""
+        if pixels is None:
+            self._write(f"{stem}{NO_IMAGE}", msgspec.json.encode(info))
+            self._add(f"{stem}{NO_IMAGE}")
+        else:
+            self._write(f"{stem}{_IMAGE}", encoded(info, pixels, compress=self._keep))
+            (self._folder / f"{stem}{NO_IMAGE}").unlink(missing_ok=True)
+            self._add(f"{stem}{_IMAGE}")
+
+    def give_up(self, stem: str) -> None:
+        """Let what was promised be recorded as it was written then."""
+        self._add(f"{stem}{NO_IMAGE}")
 
     def end(self, failure: Exception | None = None) -> None:
         """Say that no more frames will come, and why."""
@@ -185,6 +219,12 @@ class Spool:
         stand_in = f"{Path(name).stem}~removed{NO_IMAGE}"
         self._write(stand_in, msgspec.json.encode(info))
         return stand_in
+
+    def _free(self, stem: str) -> str:
+        """Return a name that no frame has: the machine's clock may have been set back."""
+        while any(os.path.lexists(self._folder / f"{stem}{suffix}") for suffix in (_IMAGE, NO_IMAGE)):
+            stem += "~"
+        return stem
 
     def _write(self, name: str, data: bytes) -> None:
         if self._keep:

@@ -71,6 +71,10 @@ class VideoCamera:
             raise CameraGoneError(f"'{self._address.text}' sends no more frames")
         raise VideoEndError
 
+    def take(self, seconds: float) -> Frame | None:
+        """Return the next frame of a file, which stands for a camera that is triggered."""
+        return self.grab()
+
     def close(self) -> None:
         """Close the file, the device or the connection."""
         self._container.close()

@@ -85,6 +85,11 @@ class ScriptedCamera:
             raise step
         return Frame(step, GOOD) if isinstance(step, int) else step
 
+    def take(self, seconds: float) -> Frame | None:
+        """Do the next step."""
+        assert seconds > 0
+        return self.grab()
+
     def close(self) -> None:
         """Do nothing more."""
         self.is_open = False

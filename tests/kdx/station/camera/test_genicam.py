@@ -26,7 +26,7 @@ pytest.importorskip("harvesters", reason="the extra camera is not installed")
 
 from genicam import gentl
 
-from kdx.station.camera.genicam import FrameCounter, GenicamCamera
+from kdx.station.camera.genicam import FrameCounter, GenicamCamera, _set_software_trigger
 
 # Three simulated cameras of 400 × 400 pixels, with the serial numbers 0, 1 and 2.
 PRODUCER = Path(gentl.__file__).with_name("viky.cti")
@@ -34,12 +34,13 @@ pytestmark = pytest.mark.skipif(not PRODUCER.exists(), reason="this genicam brin
 
 
 @pytest.fixture
-def opened() -> Iterator[Callable[[str], GenicamCamera]]:
+def opened() -> Iterator[Callable[..., GenicamCamera]]:
     """Opens a simulated camera, and closes it."""
     cameras: list[GenicamCamera] = []
 
-    def opening(given: str) -> GenicamCamera:
-        cameras.append(GenicamCamera(parse_camera(f"genicam:{PRODUCER}{given}")))
+    def opening(given: str, *, is_triggered: bool = False) -> GenicamCamera:
+        address = parse_camera(f"genicam:{PRODUCER}{given}")
+        cameras.append(GenicamCamera(address, is_triggered=is_triggered))
         return cameras[-1]
 
     yield opening
@@ -106,12 +107,61 @@ def test_a_file_that_is_no_producer_is_named(tmp_path):
             GenicamCamera(parse_camera(f"genicam:{tmp_path / name}"))
 
 
+def test_a_camera_without_a_software_trigger_takes_one_frame_after_another(opened):
+    """It begins to take frames at each trigger, so that none is older than it."""
+    camera = opened("?serial=1&PixelFormat=Mono8&AcquisitionFrameRate=200", is_triggered=True)
+    for _ in range(3):
+        assert not camera._acquirer.is_acquiring()
+        frame = camera.take(60.0)
+        assert (frame.pixels.shape, frame.problem) == ((400, 400), None)
+    assert not camera._acquirer.is_acquiring()
+
+
+def test_a_frame_that_comes_too_late_is_thrown_away(opened, monkeypatch):
+    """A camera with a software trigger: after a miss, it begins from the start."""
+    camera = opened("?serial=1", is_triggered=True)
+    stand_in = standing_in(monkeypatch, camera, {"frame_id": 1}, None)._acquirer
+    camera._has_trigger = True
+    assert camera.take(60.0).number == 1
+    assert stand_in.done == ["execute"]
+    monkeypatch.setattr("kdx.station.camera.genicam.time", Clock([0.0, 0.5, 3.0, 3.0]))
+    assert camera.take(2.0) is None
+    assert stand_in.done == ["execute", "execute", "stop", "start"]
+
+
+def test_a_software_trigger_is_set_where_the_camera_has_one():
+    class Node:
+        def __init__(self) -> None:
+            self.value = ""
+
+        def from_string(self, value: str) -> None:
+            self.value = value
+
+    class Nodes(dict[str, Node]):
+        has_node, get_node = dict.__contains__, dict.__getitem__
+
+    nodes = Nodes(TriggerMode=Node(), TriggerSource=Node())
+    _set_software_trigger(nodes)
+    assert {name: node.value for name, node in nodes.items()} == {"TriggerMode": "On", "TriggerSource": "Software"}
+
+
+class Clock:
+    """Shows the times of a list."""
+
+    def __init__(self, times: list[float]) -> None:
+        self._times = iter(times)
+
+    def monotonic(self) -> float:
+        return next(self._times)
+
+
 class StandIn:
     """Buffers of a camera that counts as a list says; an error is raised instead of a buffer."""
 
     def __init__(self, camera: GenicamCamera, buffers: list[Any]) -> None:
         self._buffers, self._camera, self.parent = iter(buffers), camera, self
-        self.remote_device = self.port = self
+        self.remote_device = self.port = self.node_map = self.TriggerSoftware = self
+        self.done: list[str] = []
 
     def try_fetch(self, **_: object) -> Any:
         step = next(self._buffers)
@@ -130,6 +180,15 @@ class StandIn:
 
     def queue_buffer(self, _: object) -> None:
         pass
+
+    def execute(self) -> None:
+        self.done.append("execute")
+
+    def start(self) -> None:
+        self.done.append("start")
+
+    def stop(self) -> None:
+        self.done.append("stop")
 
     def read(self, *_: object) -> None:
         raise next(self._buffers)

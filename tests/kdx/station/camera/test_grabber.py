@@ -20,7 +20,7 @@ from tests.kdx.station.camera.clips import GOOD, ScriptedCamera
 
 @pytest.fixture(autouse=True)
 def no_pause(monkeypatch) -> None:
-    monkeypatch.setattr(grabber, "_FIRST_PAUSE", 0.0)
+    monkeypatch.setattr(grabber, "FIRST_PAUSE", 0.0)
     monkeypatch.setattr(grabber, "_AGAIN_SECONDS", 0.0)
 
 
@@ -108,7 +108,7 @@ def test_a_camera_that_is_gone_is_opened_again_and_counts_from_the_beginning(tmp
 
 
 def test_pauses_grow_until_a_camera_is_back(tmp_path, monkeypatch):
-    monkeypatch.setattr(grabber, "_FIRST_PAUSE", 0.5)
+    monkeypatch.setattr(grabber, "FIRST_PAUSE", 0.5)
     line = Line(tmp_path, [CameraGoneError("out")], [0, CameraGoneError("out")], [1])
     cameras, refusals = iter(line.cameras[1:]), iter([True, True, True, True, True, True, True, False, True, False])
     pauses: list[float] = []

@@ -1,0 +1,147 @@
+"""The thread that takes one frame for each trigger, and puts it into the spool."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+from numpy.typing import NDArray
+
+from kdx.errors import KdxError
+from kdx.station.camera.frames import Camera, Frame, VideoEndError
+from kdx.station.camera.grabber import FIRST_PAUSE, LONGEST_PAUSE
+from kdx.station.camera.spool import Spool
+from kdx.station.camera.triggers import Trigger, Triggers
+from kdx.station.record import NotJudged
+from kdx.storage.files import is_disk_full
+
+_PATIENCE_SECONDS = 0.5
+
+
+class TriggeredGrabber(threading.Thread):
+    """Takes a frame for each trigger until the video ends, or until :meth:`end`.
+
+    A trigger whose frame does not come in time has a record that says so, and never the frame of
+    another one.
+
+    Args:
+        camera: The camera, which is open.
+        reopen: Opens it again after it was gone.
+        triggers: What asks for frames.
+        seconds: The time within which a trigger must have its frame.
+        spool: Where frames are put.
+        say: Is given what users should know. It is called in this thread.
+    """
+
+    def __init__(
+        self,
+        camera: Camera,
+        reopen: Callable[[], Camera],
+        triggers: Triggers,
+        seconds: float,
+        spool: Spool,
+        say: Callable[[str], None],
+    ) -> None:
+        super().__init__(name="kdx camera", daemon=True)
+        self._camera: Camera | None = camera
+        self._reopen, self._triggers, self._seconds, self._spool, self._say = reopen, triggers, seconds, spool, say
+        self._gone = ""
+        self._pause, self._again = FIRST_PAUSE, 0.0
+        self._is_full = False
+
+    def end(self, seconds: float) -> None:
+        """Take no more frames, and wait for a camera that is being read."""
+        self._spool.is_over.set()
+        self.join(seconds)
+
+    def run(self) -> None:
+        """Take frames; the spool is told when there are no more, and why."""
+        failure: Exception | None = None
+        try:
+            while not self._spool.is_over.is_set():
+                self._open_again()
+                trigger = self._triggers.next(_PATIENCE_SECONDS)
+                if trigger is not None:
+                    self._answer(trigger)
+        except VideoEndError:
+            while (trigger := self._triggers.next(0.0)) is not None:
+                self._fulfil(trigger, None, NotJudged.MISSED_TRIGGER, "the video has no more frames")
+        except Exception as error:  # the station's own thread raises it
+            failure = error
+        finally:
+            if self._camera is not None:
+                self._camera.close()
+            self._spool.end(failure)
+
+    def _open_again(self) -> None:
+        """Try to open a camera that is gone, after pauses that grow."""
+        if self._camera is None and time.monotonic() >= self._again:
+            try:
+                self._camera, self._gone = self._reopen(), ""
+                self._say("the camera is back")
+            except KdxError:
+                self._pause = min(2 * self._pause, LONGEST_PAUSE)
+                self._again = time.monotonic() + self._pause
+
+    def _answer(self, trigger: Trigger) -> None:
+        """Take the frame of a trigger, or say why there is none.
+
+        Raises:
+            VideoEndError: There are no more frames.
+        """
+        left = self._seconds - (time.monotonic() - trigger.came)
+        late = f"no frame came within {self._seconds:g} s"
+        problem = trigger.problem or ("" if left > 0 else late) or self._gone
+        if problem:
+            self._fulfil(trigger, None, NotJudged.MISSED_TRIGGER, problem)
+            return
+        if not self._spool.has_room(0.0):
+            self._fulfil(trigger, None, NotJudged.NO_ROOM, "frames came faster than they were judged")
+            return
+        frame: Frame | None = None
+        try:
+            assert self._camera is not None
+            frame = self._camera.take(left)
+        except VideoEndError:
+            self._fulfil(trigger, None, NotJudged.MISSED_TRIGGER, "the video has no more frames")
+            raise
+        except KdxError as error:
+            self._lose(error)
+            late = error.message
+        if frame is None:
+            self._fulfil(trigger, None, NotJudged.MISSED_TRIGGER, late)
+            return
+        self._pause = FIRST_PAUSE
+        reason = None if frame.problem is None else NotJudged.INCOMPLETE_FRAME
+        self._fulfil(trigger, frame.pixels, reason, frame.problem or "", frame.number)
+
+    def _lose(self, error: KdxError) -> None:
+        """Close a camera that does not answer any more."""
+        assert self._camera is not None
+        self._camera.close()
+        self._camera, self._again = None, time.monotonic() + self._pause
+        self._gone = error.message
+        self._say(f"{error.message}: triggers are undecided until it is back")
+
+    def _fulfil(
+        self,
+        trigger: Trigger,
+        pixels: NDArray[Any] | None,
+        reason: NotJudged | None,
+        problem: str,
+        number: int | None = None,
+    ) -> None:
+        info = msgspec.structs.replace(trigger.info, frame=number, reason=reason, problem=problem)
+        try:
+            self._spool.fulfil(trigger.stem, info, pixels)
+            self._is_full = False
+        except OSError as error:
+            if not is_disk_full(error):
+                raise
+            if not self._is_full:
+                self._is_full = True
+                self._say("the disk is full: triggers are undecided until there is room")
+            self._spool.give_up(trigger.stem)
