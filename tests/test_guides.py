@@ -23,11 +23,13 @@ from PIL import Image
 import kdx
 from tests.conftest import BACKBONE, SIZE, TINY_OPTIONS, write_dataset
 from tests.kdx.station.camera.clips import write_clip
+from tests.kdx.station.plc import modbus_server, opcua_server
 from tests.once import made_once
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs/guides"
 SERVED = "127.0.0.1:8080"
+PLC, PLC_UA = "modbus://192.168.0.10/100", """'opc.tcp://192.168.0.10/?node=ns=3;s="kdx"'"""
 GUIDES = sorted(path.stem for path in DOCS.glob("*.md") if path.stem != "index")
 _PACKAGES = {"fit": "matplotlib", "rtx": "tensorrt_rtx", "serving": "tritonclient"}
 # What trains, exports or measures gets options with which it is quick; the guides give the rest.
@@ -95,6 +97,8 @@ def test_every_command_of_a_guide_runs(guide, line_pc, tmp_path, monkeypatch, cl
                 for line in body.splitlines():
                     if line.startswith("kdx serve"):
                         served = running.enter_context(serving(line))
+                    elif PLC in line or PLC_UA in line:
+                        run(running.enter_context(at_plc(line)), cli)
                     else:
                         run(line, cli)
 
@@ -113,6 +117,19 @@ def serving(line: str) -> Iterator[str]:
         finally:
             process.terminate()
     assert process.returncode in {130, 1}  # Windows ends it at once
+
+
+@contextmanager
+def at_plc(line: str) -> Iterator[str]:
+    """Run the server of a PLC on a free port, and return the line with its URL."""
+    for package in ("asyncua", "pymodbus"):
+        pytest.importorskip(package, reason="the extra plc is not installed")
+    if PLC in line:
+        with modbus_server.Server(modbus_server.Plc()) as server:
+            yield line.replace(PLC, server.url)
+    else:
+        with opcua_server.Server() as variables:
+            yield line.replace(PLC_UA, shlex.quote(variables.url()))
 
 
 def run(line: str, cli) -> None:

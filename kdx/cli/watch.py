@@ -29,6 +29,7 @@ def watch(
     semicolons: bool = SEMICOLONS_OPTION,
     command: str | None = typer.Option(None, "--exec", help="Run for each verdict, its record on standard input."),
     mqtt: str | None = typer.Option(None, help="Publish each verdict: mqtt://HOST/TOPIC, or mqtts:// with TLS."),
+    plc: str | None = typer.Option(None, help="Write verdicts to a PLC: modbus://HOST/REGISTER or opc.tcp://HOST."),
     part_id: str | None = typer.Option(None, help="Regular expression: `(?P<part>...)` or `(?P<product>...)` or both."),
     part_of: str | None = typer.Option(None, help="One for several views: `(?P<part>...)` and `(?P<view>...)`."),
     views: str | None = typer.Option(None, help="With --part-of: the views that make a part, such as left,right."),
@@ -54,11 +55,12 @@ def watch(
     options = watch_options(
         folder, output, bundle, camera=camera, queue=queue, trigger=trigger, trigger_timeout=trigger_timeout,
         move=move, link=link, heat_maps=heat_maps, csv=csv, semicolons=semicolons, command=command, mqtt=mqtt,
-        part_id=part_id, part_of=part_of, views=views, part_timeout=part_timeout, keep=keep, settle=settle,
+        plc=plc, part_id=part_id, part_of=part_of, views=views, part_timeout=part_timeout, keep=keep, settle=settle,
         scan_every=scan_every, backlog=backlog, backend=backend, precision=precision, threads=threads,
         require_signature=require_signature, once=once,
     )  # fmt: skip
-    with needs(("camera" if camera else "watch") + (",mqtt" if mqtt or trigger else ""), "kdx watch"):
+    extras = ("camera" if camera else "watch") + ",mqtt" * bool(mqtt or trigger) + ",plc" * bool(plc)
+    with needs(extras, "kdx watch"):
         from kdx.station.watching import describe, judge_arrivals
 
         each = print_json_line if json else lambda record: out.print(describe(record), markup=False)

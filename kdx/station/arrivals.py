@@ -99,6 +99,11 @@ class Arrivals:
         return self._others_count, min(self._others, default=None)
 
     @property
+    def is_blind(self) -> bool:
+        """Whether the folder could not be listed the last time."""
+        return self.lost is not None
+
+    @property
     def waiting(self) -> int:
         """How many files wait: complete, and not yet judged."""
         return len(self._candidates) - len(self._unsettled)

@@ -83,6 +83,11 @@ class Loaded(ClosesOnExit):
         self._refused: str | None = None
         self._again = float("inf")
 
+    @property
+    def is_refused(self) -> bool:
+        """Whether what is in the folder now could not be taken up, and the bundle before judges."""
+        return self._refused is not None
+
     def close(self) -> None:
         """Free the detector."""
         self.detector.close()

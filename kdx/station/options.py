@@ -14,6 +14,7 @@ from kdx.station.bundles import LoadOptions, bundle_paths
 from kdx.station.camera.address import CameraAddress, parse_camera
 from kdx.station.camera.spool import FOLDER as CAMERA_FOLDER
 from kdx.station.names import NamePattern, name_pattern
+from kdx.station.plc.address import PlcAddress, parse_plc
 from kdx.station.retention import Keep, parse_keep
 from kdx.storage.spreadsheet import CsvStyle, csv_style
 
@@ -38,6 +39,7 @@ class WatchOptions:
         backlog: When more files than this wait, the user is told.
         command: A command that is run for each verdict, or None.
         broker: An MQTT broker to which each verdict is published, or None.
+        plc: A PLC to which each verdict and a heartbeat are written, or None.
         once: Whether to end when every file is judged.
         camera: The camera whose frames are judged; None for files.
         queue: How many frames may wait for their verdict.
@@ -61,6 +63,7 @@ class WatchOptions:
     backlog: int = 100
     command: tuple[str, ...] | None = None
     broker: Broker | None = None
+    plc: PlcAddress | None = None
     once: bool = False
     camera: CameraAddress | None = None
     queue: int = 100
@@ -84,6 +87,7 @@ def watch_options(
     semicolons: bool,
     command: str | None,
     mqtt: str | None,
+    plc: str | None,
     part_id: str | None,
     part_of: str | None,
     views: str | None,
@@ -147,6 +151,7 @@ def watch_options(
         backlog=backlog,
         command=None if command is None else _words(command),
         broker=None if mqtt is None else parse_broker(mqtt),
+        plc=None if plc is None else parse_plc(plc),
         once=once,
         camera=address,
         queue=WatchOptions.queue if queue is None else queue,

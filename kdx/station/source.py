@@ -32,6 +32,11 @@ class Source(Protocol):
         ...
 
     @property
+    def is_blind(self) -> bool:
+        """Whether no file can come: the folder cannot be listed, or the camera is gone."""
+        ...
+
+    @property
     def waiting(self) -> int:
         """How many files wait."""
         ...

@@ -21,6 +21,7 @@ from kdx.station.places import Places, free_place
 from kdx.station.record import VerdictRecord, time_now
 from kdx.station.retention import Retention, StationClock
 from kdx.station.source import Source
+from kdx.station.status import Status
 from kdx.station.troubles import Troubles
 from kdx.storage.files import sha256_file
 from kdx.storage.json_output import encode_json
@@ -62,6 +63,7 @@ class Station:
         post: Takes messages to their receivers.
         say: Is given what users should know.
         source: What is judged; None for the files that arrive in the watched folder.
+        pulse: Is given the status whenever there was progress, and when there can be none.
 
     Attributes:
         arrivals: The files that arrive.
@@ -77,9 +79,10 @@ class Station:
         post: Sequence[Post],
         say: Callable[[str], None],
         source: Source | None = None,
+        pulse: Callable[[Status], None] = lambda _: None,
     ) -> None:
         self._options, self._ledger, self._bundles, self._judge = options, ledger, bundles, judge
-        self._post, self._say = post, say
+        self._post, self._say, self._pulse = post, say, pulse
         self._clock = StationClock(ledger)
         self._places = Places(options.folder, options.out, ledger, say)
         self._heat_maps = HeatMaps(options.out, ledger)
@@ -123,6 +126,7 @@ class Station:
                 try:
                     made = self._step()
                 except OSError as error:
+                    self._pulse(Status.FAULT)
                     self._troubles.wait_out(error)
                     continue
                 if self._options.once and self.arrivals.lost is not None and not made:
@@ -153,6 +157,7 @@ class Station:
         self._troubles.change("folder", self.arrivals.lost, "the folder can be listed again")
         if self.arrivals.left_out is not None:
             self._say_left_out()
+        self._pulse(self._status())
         if closed := self._close_parts():
             return closed
         if arrived is None or self._is_stopping:
@@ -293,6 +298,12 @@ class Station:
             self._next_retention = time.monotonic() + (0.0 if deleted else _RETENTION_SECONDS)
             with self._ledger.transaction():
                 self._clock.save()
+
+    def _status(self) -> Status:
+        if self.arrivals.is_blind:
+            return Status.FAULT
+        is_old = any(loaded.is_refused for _, loaded in self._bundles)
+        return Status.OLD_BUNDLE if is_old else Status.RUNNING
 
     def _is_done(self) -> bool:
         return self.arrivals.is_idle and not self._parts.is_waiting

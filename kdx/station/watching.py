@@ -23,8 +23,10 @@ from kdx.station.in_hand import InHand
 from kdx.station.judging import Judge
 from kdx.station.ledger import Ledger
 from kdx.station.options import WatchOptions
+from kdx.station.plc.link import PlcLink, link_to
 from kdx.station.record import VerdictRecord
 from kdx.station.station import Record, Station
+from kdx.station.status import Status
 from kdx.storage.files import require_writable
 from kdx.storage.locks import lock, open_to_lock
 from kdx.text import number, number_of
@@ -40,6 +42,7 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
         undelivered: How many verdicts still wait for each receiver.
         reasons: How many files or frames are undecided for each reason.
         kind: Whether they were files or frames.
+        losses: How often the connection to the PLC was lost.
     """
 
     files: dict[str, int]
@@ -48,6 +51,7 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
     undelivered: dict[str, int]
     reasons: dict[str, int]
     kind: Literal["file", "frame"] = "file"
+    losses: int = 0
 
     def describe(self) -> str:
         """Return the summary as a line for people."""
@@ -59,8 +63,9 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
             for name, count in self.undelivered.items()
             if count
         )
+        losses = f"; the connection to the PLC was lost {number_of(self.losses, '[time|times]')}" if self.losses else ""
         text = f"{judged or f'no {self.kind} was judged'}{reasons and f' ({reasons})'}"
-        return f"{self.kind}s: {text}{parts and f'; parts: {parts}'}{undelivered}"
+        return f"{self.kind}s: {text}{parts and f'; parts: {parts}'}{undelivered}{losses}"
 
 
 def judge_arrivals(
@@ -103,9 +108,12 @@ def judge_arrivals(
             heat_maps=options.heat_maps,
             are_frames=options.camera is not None,
         )
-        couriers = [Courier(ledger.path, receiver, say) for receiver in _receivers(options)]
+        link = None if options.plc is None else link_to(options.plc, ledger.path, say)
+        pulse = _no_pulse if link is None else link.pulse
+        couriers: list[Courier | PlcLink] = [Courier(ledger.path, receiver, say) for receiver in _receivers(options)]
+        couriers += [] if link is None else [link]
         source = None if grabbing is None else grabbing.spool
-        station = Station(options, ledger, bundles, judge, couriers, say, source)
+        station = Station(options, ledger, bundles, judge, couriers, say, source, pulse)
         held.enter_context(_signals(station.stop))
         for courier in couriers:
             courier.start()
@@ -115,16 +123,21 @@ def judge_arrivals(
                     reasons[record.reason] += 1
                 (files if isinstance(record, VerdictRecord) else parts)[record.verdict] += 1
                 each(record)
+        except Exception:
+            pulse(Status.FAULT)
+            raise
         finally:
             for courier in couriers:
                 courier.end(when_done=options.once, is_stopping=lambda: station.is_stopping)
         waiting = {courier.receiver: ledger.waiting(courier.receiver) for courier in couriers}
+        losses = 0 if link is None else link.losses
         return Summary(
             files=files,
             parts=parts,
             most_waiting=station.backlog.most,
             undelivered=waiting,
             reasons=reasons,
+            losses=losses,
             kind="file" if options.camera is None else "frame",
         )
 
@@ -147,6 +160,10 @@ def _receivers(options: WatchOptions) -> Iterator[Receiver]:
         from kdx.station.mqtt import MqttReceiver
 
         yield MqttReceiver(options.broker)
+
+
+def _no_pulse(status: Status) -> None:
+    """Tell nobody."""
 
 
 def _require_apart(options: WatchOptions) -> None:

@@ -95,6 +95,7 @@ class Grabber(threading.Thread):
             try:
                 if self._camera is None:
                     self._camera = self._reopen()
+                    self._spool.is_blind = False
                     self._say(f"the camera '{self._named}' is back")
                 frame = self._camera.grab()
             except VideoEndError:
@@ -103,6 +104,7 @@ class Grabber(threading.Thread):
                 if self._camera is not None:
                     self._camera.close()
                     self._camera, self._previous = None, None
+                    self._spool.is_blind = True
                     self._say(f"{error.message}: no frames are judged until it is back")
                     self._owe(None, None, NotJudged.CAMERA_GONE, error.message)
                     self._settle()

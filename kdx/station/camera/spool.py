@@ -41,10 +41,12 @@ class Spool:
         is_over: Is set when nobody takes frames out any more.
         lost: None: there is always a folder.
         left_out: None: nothing is left out.
+        is_blind: Whether the camera is gone.
     """
 
     lost: str | None = None
     left_out: str | None = None
+    is_blind = False
     others: tuple[int, str | None] = (0, None)
 
     def __init__(self, folder: Path, camera: str, room: int, *, keep: bool) -> None:

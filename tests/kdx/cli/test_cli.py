@@ -44,7 +44,7 @@ OPTIONS = {
     "--require-signature --max-bad-images --force --json",
     "score": "--out --engine --workers --threads-per-worker --batch --shard-size --backend --precision --address "
     "--max-retries --max-bad-share --retry-bad --force --json",
-    "watch": "--bundle --out --part-id --part-of --move --keep --once --csv --heat-maps --mqtt --exec --backend "
+    "watch": "--bundle --out --part-id --part-of --move --keep --once --csv --heat-maps --mqtt --plc --exec --backend "
     "--threads --json",
     "serve": "--data --host --port --token-file --tls-cert --tls-key --queue --backend --threads --json",
     "report": "--out --category --backend --precision --threads --max-images --latency --no-latency "

@@ -71,13 +71,15 @@ def options_for(root: Path, **given: Any) -> WatchOptions:
     return WatchOptions(folder=root / "in", out=root / "out", bundles={}, **{"settle": 0.0, "once": True, **given})
 
 
-def run(options: WatchOptions, say: Callable[[str], None] = lambda _: None, **given: Any) -> Iterator[Record]:
+def run(
+    options: WatchOptions, say: Callable[[str], None] = lambda _: None, bundles: Any = (), **given: Any
+) -> Iterator[Record]:
     """Let a station judge what is there, and yield its records."""
     options.out.mkdir(exist_ok=True)
     ledger = Ledger(options.out / FILE, create=True)
     try:
         judge = stand_in(options.folder, options.pattern, heat_maps=options.heat_maps)
-        yield from Station(options, ledger, (), judge, [Box()], say, **given).records()  # type: ignore[arg-type]
+        yield from Station(options, ledger, bundles, judge, [Box()], say, **given).records()  # type: ignore[arg-type]
     finally:
         ledger.close()
 

@@ -114,6 +114,7 @@ def test_pauses_grow_until_a_camera_is_back(tmp_path, monkeypatch):
     pauses: list[float] = []
 
     def reopen() -> ScriptedCamera:
+        assert line.spool.is_blind
         if next(refusals):
             raise CameraGoneError("refused")
         return next(cameras)
@@ -122,6 +123,7 @@ def test_pauses_grow_until_a_camera_is_back(tmp_path, monkeypatch):
     monkeypatch.setattr(line.spool.is_over, "wait", pauses.append)
     line.run()
     assert pauses == [0.5, 1, 2, 4, 8, 16, 30, 30, 0.5, 1]
+    assert not line.spool.is_blind
 
 
 def test_frames_that_find_no_room_are_undecided_and_counted(tmp_path):

@@ -1,0 +1,291 @@
+"""The connection to a PLC: results from the outbox, one after the other, and a heartbeat.
+
+The heartbeat counts only when the station has made progress since it counted last. So it stands
+still when judging hangs, although this thread does not.
+
+A result is written first and its sequence number last. Where the PLC acknowledges, the next result
+is written when it has taken this one; otherwise the sequence number is 0 while a result is written,
+so that a PLC which reads the same number before and after a result has read one result.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from kdx.errors import KdxError, OutputError
+from kdx.station.ledger import Ledger
+from kdx.station.plc.address import ModbusAddress, PlcAddress
+from kdx.station.plc.plc import Plc, PlcAwayError, PlcError, PlcRefusesError
+from kdx.station.plc.result import LAST_NUMBER, Result, following
+from kdx.station.status import Status
+from kdx.text import number_of
+
+# How often the heartbeat counts, where the station makes progress.
+HEARTBEAT_SECONDS = 1.0
+# How long a PLC that cannot be reached is left alone: twice as long each time.
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 5.0
+# How often the PLC is asked whether it took a result: less often the longer it takes.
+_FIRST_POLL, _LONGEST_POLL = 0.01, 0.1
+# After how long it is said that the PLC does not take a result.
+PATIENCE_SECONDS = 5.0
+_FACT = "plc"
+
+
+def link_to(address: PlcAddress, path: Path, say: Callable[[str], None]) -> PlcLink:
+    """Return the connection to a PLC, which was tried once.
+
+    Args:
+        address: The PLC.
+        path: The ledger's file.
+        say: Is given what users should know. Another thread calls it too.
+
+    Raises:
+        PlcRefusesError: The PLC answers, and refuses what kdx asks.
+    """
+    link = PlcLink(path, plc_at(address), say)
+    link.check()
+    return link
+
+
+def plc_at(address: PlcAddress) -> Plc:
+    """Return the PLC at an address, which is not yet connected."""
+    if isinstance(address, ModbusAddress):
+        from kdx.station.plc.modbus import ModbusPlc
+
+        return ModbusPlc(address)
+    from kdx.station.plc.opcua import OpcUaPlc
+
+    return OpcUaPlc(address)
+
+
+class PlcLink(threading.Thread):
+    """Writes verdicts and a heartbeat to a PLC.
+
+    Args:
+        path: The ledger's file.
+        plc: The PLC.
+        say: Is given what users should know. It is called in this thread.
+        clock: Seconds of a clock that does not jump.
+
+    Attributes:
+        is_away: Whether the PLC cannot be reached, or refuses what is written.
+        losses: How often a connection was lost.
+    """
+
+    receiver = "plc"
+
+    def __init__(
+        self, path: Path, plc: Plc, say: Callable[[str], None], clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        super().__init__(name=f"kdx link to {plc.name}", daemon=True)
+        self._path, self._plc, self._say, self._clock = path, plc, say, clock
+        self._news = threading.Event()
+        self._stopping = threading.Event()
+        self._ends_when_done = False
+        self._is_open = False
+        self._progress = self._counted = 0
+        self._status = self._written_status = Status.STOPPED
+        self._heartbeat, self._next_beat = 0, 0.0
+        self._shown: tuple[int, int] | None = None  # the message that the PLC shows, and its sequence number
+        self._since = 0.0
+        self._poll = _FIRST_POLL
+        self._pause = _FIRST_PAUSE
+        self._said: set[str] = set()
+        self._is_late = False
+        self.is_away = False
+        self.losses = 0
+
+    def check(self) -> None:
+        """Connect before anything is judged; a PLC that is away is said, and tried again later.
+
+        Raises:
+            PlcRefusesError: It refuses what is read or written.
+        """
+        try:
+            self._open()
+            self._plc.write_life(0, Status.STOPPED)
+        except PlcAwayError as error:
+            self._miss(None, error)
+        except PlcRefusesError:
+            self._plc.close()
+            raise
+
+    def pulse(self, status: Status) -> None:
+        """Take notice of the station's status; it makes progress unless it is at fault."""
+        if status is not Status.FAULT:
+            self._progress += 1
+        if status is not self._status:
+            self._status = status
+            self._news.set()
+
+    def notice(self) -> None:
+        """Take notice that there are new verdicts."""
+        self._news.set()
+
+    def end(self, *, when_done: bool = False, is_stopping: Callable[[], bool] = lambda: False) -> None:
+        """Tell the PLC that kdx stops.
+
+        Args:
+            when_done: Whether the PLC gets what is in the outbox first, unless it is away.
+            is_stopping: Whether to end at once all the same.
+        """
+        self._ends_when_done = when_done
+        while self.is_alive():
+            if not when_done or is_stopping():
+                self._stopping.set()
+            self._news.set()
+            self.join(_LONGEST_POLL)
+
+    def run(self) -> None:
+        """Write results and the heartbeat until :meth:`end`."""
+        ledger = Ledger(self._path)
+        try:
+            while not self._stopping.is_set():
+                self._news.clear()
+                pause = self.step(ledger)
+                if pause is None:
+                    break
+                self._wait(pause)
+            if self._is_open:
+                if self._status is not Status.FAULT:
+                    self._status = Status.STOPPED
+                with contextlib.suppress(Exception):
+                    self._plc.write_life(self._heartbeat, self._status)
+        finally:
+            self._plc.close()
+            ledger.close()
+
+    def step(self, ledger: Ledger) -> float | None:
+        """Do what is due; return after how many seconds something is due, or None at the end."""
+        try:
+            if not self._is_open:
+                self._open()
+            self._beat()
+            pause = self._deliver(ledger)
+        except PlcError as error:
+            problem: KdxError = error
+        except (OSError, OutputError) as error:  # a full disk; the heartbeat and the status are written
+            return self._stall(error)
+        except Exception as error:  # without this thread, the PLC would get no verdict at all
+            problem = KdxError(f"unexpected {type(error).__name__}: {error}")
+        else:
+            if self._said:
+                self._said.clear()
+                self._say(f"the PLC at {self._plc.name} receives verdicts again")
+            self.is_away = False
+            self._pause = _FIRST_PAUSE
+            return None if pause is None else min(pause, max(self._next_beat - self._clock(), 0.0))
+        self._miss(ledger, problem)
+        pause, self._pause = self._pause, min(2 * self._pause, _LONGEST_PAUSE)
+        return None if self._ends_when_done else pause
+
+    def _wait(self, seconds: float) -> None:
+        """Wait for news; a PLC that cannot be reached is left alone."""
+        (self._stopping if self.is_away else self._news).wait(seconds)
+
+    def _open(self) -> None:
+        self._plc.open()
+        self._is_open = True
+        self._shown = None
+        self._next_beat = self._clock()
+
+    def _beat(self) -> None:
+        """Write the heartbeat and the status where they are due."""
+        now, status = self._clock(), self._status
+        if now < self._next_beat and status is self._written_status:
+            return
+        progress = self._progress
+        beat = following(self._heartbeat) if progress != self._counted else self._heartbeat
+        self._plc.write_life(beat, status)
+        self._heartbeat, self._counted, self._written_status = beat, progress, status
+        self._next_beat = now + HEARTBEAT_SECONDS
+
+    def _deliver(self, ledger: Ledger) -> float | None:
+        """Show the next result, or see whether the PLC took it."""
+        messages = ledger.outbox(self.receiver, 1)
+        if not messages:
+            return None if self._ends_when_done else HEARTBEAT_SECONDS
+        message, line = messages[0]
+        if self._shown is None or self._shown[0] != message:
+            self._shown = message, self._show(ledger, message, line)
+            self._poll, self._since = _FIRST_POLL, self._clock()
+        if self._plc.acknowledges:
+            numbers, sequence = self._plc.read(), self._shown[1]
+            if numbers.acknowledge != sequence:
+                if numbers.sequence != sequence:  # the PLC's memory was cleared
+                    self._shown = None
+                return self._wait_for(ledger, sequence)
+        if self._is_late:
+            self._is_late = False
+            self._say(f"the PLC at {self._plc.name} acknowledges results again")
+        ledger.remove_messages([message])
+        return 0.0
+
+    def _show(self, ledger: Ledger, message: int, line: bytes) -> int:
+        """Let the PLC see a result, and return its sequence number.
+
+        The number is kept before the PLC sees it: after a kill, the result has it again.
+        """
+        numbers = self._plc.read()
+        taken = numbers.acknowledge if self._plc.acknowledges else numbers.sequence
+        kept = ledger.fact(_FACT)
+        before, sequence = (-1, taken if taken <= LAST_NUMBER else 0) if kept is None else map(int, kept.split())
+        if before != message:
+            sequence = following(sequence)
+            if self._plc.acknowledges and sequence == taken:  # the PLC would not see that it is another one
+                sequence = following(sequence)
+            with ledger.transaction():
+                ledger.set_fact(_FACT, f"{message} {sequence}")
+        elif self._plc.acknowledges and sequence == taken:
+            return sequence
+        result = Result.of(line, self._plc.part_id_bytes)
+        if result.part_id_length > self._plc.part_id_bytes:
+            self._say(
+                f"the PLC gets no part with result {sequence}: the identifier has {result.part_id_length} bytes, "
+                f"and the PLC's field has {self._plc.part_id_bytes}"
+            )
+        if not self._plc.acknowledges:
+            self._plc.write_sequence(0)
+        self._plc.write_result(result)
+        self._plc.write_sequence(sequence)
+        return sequence
+
+    def _wait_for(self, ledger: Ledger, sequence: int) -> float | None:
+        """Return when the PLC is asked again whether it took a result."""
+        if self._clock() - self._since >= PATIENCE_SECONDS:
+            if not self._is_late:
+                self._is_late = True
+                waiting = number_of(ledger.waiting(self.receiver), "[verdict waits|verdicts wait]")
+                self._say(f"the PLC at {self._plc.name} does not acknowledge result {sequence}: {waiting}")
+            if self._ends_when_done:
+                return None
+        pause, self._poll = self._poll, min(2 * self._poll, _LONGEST_POLL)
+        return pause
+
+    def _miss(self, ledger: Ledger | None, problem: KdxError) -> None:
+        """Say once why the PLC gets nothing, and count a connection that was lost."""
+        self.losses += self._is_open
+        self._is_open = False
+        self.is_away = True
+        self._plc.close()
+        waiting = ""
+        if ledger is not None:
+            with contextlib.suppress(Exception):  # the ledger may be unreadable at this moment
+                waiting = f"; {number_of(ledger.waiting(self.receiver), '[verdict waits|verdicts wait]')}"
+        fix = f"; {problem.fix}" if problem.fix else ""
+        kind = problem.fix or type(problem).__name__
+        self._say_once(kind, f"the PLC gets no verdicts and no heartbeat: {problem.message}{fix}{waiting}")
+
+    def _stall(self, error: Exception) -> float | None:
+        """Say once that results wait because the ledger cannot be read or written."""
+        self._say_once("ledger", f"the PLC gets no verdicts: the ledger cannot be read or written: {error}")
+        return None if self._ends_when_done else HEARTBEAT_SECONDS
+
+    def _say_once(self, key: str, text: str) -> None:
+        if key not in self._said:
+            self._said.add(key)
+            self._say(text)
