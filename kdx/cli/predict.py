@@ -35,7 +35,7 @@ COMMAND = LinesCommand
 def predict(
     context: typer.Context,
     bundle: Path = typer.Argument(help="Bundle (or run folder)."),
-    images: list[Path] = typer.Argument(help="Image files, or folders of them."),
+    images: list[Path] = typer.Argument(help="Image files and videos, or folders of images."),
     also: list[Path] = typer.Option([], "--also", help="Another bundle that judges each image too; may be repeated."),
     shared_teacher: bool = typer.Option(
         False, "--shared-teacher", help="With --also: one pass of the teacher, which all bundles must have in common."

@@ -1,14 +1,16 @@
-"""From a camera's buffer to the array that a detector accepts."""
+"""From decoded pixels, and from a camera's buffer, to the array that a detector accepts."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from kdx.errors import InputError
-from kdx.imaging.images import InputSpec
+from kdx.imaging.images import InputSpec, fitted
 from kdx.imaging.pixel_formats import decode_pixels, pixel_format_of
 from kdx.imaging.sixteen_bits import apply_range, value_range_of
 from kdx.imaging.value_range import ValueRange, warn_if_narrow
@@ -88,3 +90,31 @@ def frame_with_range(
         return np.repeat(pixels[..., None], spec.channels, axis=2), value_range
     is_bgr = spec.channel_order == "bgr"
     return np.ascontiguousarray(pixels[..., ::-1] if is_bgr else pixels), value_range
+
+
+def pixels_with_range(
+    pixels: NDArray[np.uint8] | NDArray[np.uint16], spec: InputSpec, path: Path
+) -> tuple[NDArray[np.uint8], ValueRange | None]:
+    """Make of decoded pixels what :func:`kdx.read_image` makes of a file with these pixels.
+
+    Args:
+        pixels: uint8 or uint16 grey ``(H, W)``, or uint8 RGB ``(H, W, 3)``.
+        spec: The detector's input.
+        path: What messages call the image.
+
+    Returns:
+        uint8 ``(spec.height, spec.width, spec.channels)``, and the values of 16-bit grey.
+
+    Raises:
+        ImageError: The image has another size, and the input has a fixed size.
+    """
+    value_range = None
+    image: Any = pixels
+    if pixels.dtype == np.uint16:
+        value_range = value_range_of(pixels, spec.sixteen_bit_range)
+        image = apply_range(pixels, spec.sixteen_bit_range)
+    if pixels.ndim == 2:
+        image = np.repeat(image[..., None], spec.channels, axis=2)
+    elif spec.channels == 1:
+        image = np.asarray(Image.fromarray(image).convert("L"))[..., None]
+    return fitted(image, spec, path), value_range

@@ -257,6 +257,15 @@ def read_with_range(
             fix="write it as such a file, which kdx predict and detector.judge_file(FILE) read in bands",
         )
     image, value_range = _decoded(Path(path), spec.channels, spec.sixteen_bit_range, data)
+    return fitted(image, spec, path), value_range
+
+
+def fitted(image: NDArray[np.uint8], spec: InputSpec, path: str | Path) -> NDArray[np.uint8]:
+    """Return an image ``(H, W, C)`` in the size and the order of channels of an input.
+
+    Raises:
+        ImageError: The image has another size, and the input has a fixed size.
+    """
     if image.shape[:2] != (spec.height, spec.width):
         if spec.fixed_size:
             raise ImageError(
@@ -268,7 +277,7 @@ def read_with_range(
         image = resize_image(image, spec.height, spec.width)
     if spec.channel_order == "bgr" and spec.channels == 3:
         image = np.ascontiguousarray(image[..., ::-1])
-    return image, value_range
+    return image
 
 
 def decode_image(path: Path, *, channels: int, sixteen_bit_range: tuple[int, int] = FULL_RANGE) -> NDArray[np.uint8]:

@@ -36,6 +36,15 @@ CAMERA_RAW = OtherFormat(
     heads=(b"FUJIFILMCCD-RAW",),
 )
 
+VIDEO = OtherFormat(
+    "a video",
+    "name the file itself: kdx predict BUNDLE VIDEO judges its frames; elsewhere write them to image files first, for "
+    "example: ffmpeg -i VIDEO frames/%06d.png",
+    (".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".wmv", ".mpg", ".mpeg", ".ts", ".mts", ".m2ts"),
+    brands=(b"isom", b"iso2", b"iso4", b"iso5", b"iso6", b"mp41", b"mp42", b"avc1", b"M4V ", b"qt  ", b"dash"),
+    heads=(b"\x1aE\xdf\xa3", b"\x30\x26\xb2\x75\x8e\x66\xcf\x11", b"\x00\x00\x01\xba"),
+)
+
 _FORMATS = (
     OtherFormat(
         "a HEIC photograph",
@@ -45,13 +54,7 @@ _FORMATS = (
     ),
     OtherFormat("an AVIF image", "convert it to PNG", (".avif",), brands=(b"avif", b"avis")),
     CAMERA_RAW,
-    OtherFormat(
-        "a video",
-        "write its frames to image files first, for example: ffmpeg -i VIDEO frames/%06d.png",
-        (".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".wmv", ".mpg", ".mpeg", ".mts", ".m2ts"),
-        brands=(b"isom", b"iso2", b"iso4", b"iso5", b"iso6", b"mp41", b"mp42", b"avc1", b"M4V ", b"qt  ", b"dash"),
-        heads=(b"\x1aE\xdf\xa3", b"\x30\x26\xb2\x75\x8e\x66\xcf\x11", b"\x00\x00\x01\xba"),
-    ),
+    VIDEO,
     OtherFormat("a PDF document", "write its pages as images: pdftoppm -png FILE PAGE", (".pdf",), heads=(b"%PDF",)),
     OtherFormat("a PostScript file", "write it as PNG", (".eps", ".ps"), heads=(b"%!PS", b"\xc5\xd0\xd3\xc6")),
     OtherFormat("a vector drawing", "write it as PNG", (".svg", ".dxf")),
@@ -85,3 +88,13 @@ def other_format(path: Path, head: bytes) -> OtherFormat | None:
             return one
     suffix = path.suffix.lower()
     return next((one for one in _FORMATS if suffix in one.suffixes), None)
+
+
+def is_video(path: Path) -> bool:
+    """Whether a file that is not named as an image is a video, by its first bytes or its suffix."""
+    try:
+        with path.open("rb") as file:
+            head = file.read(HEAD)
+    except OSError:
+        return False  # the error is reported where the file is read
+    return other_format(path, head) is VIDEO

@@ -1,4 +1,4 @@
-"""Judging image files with one or several bundles: verdicts as records, and heat maps."""
+"""Judging images and videos with one or several bundles: verdicts as records, and heat maps."""
 
 from __future__ import annotations
 
@@ -16,8 +16,7 @@ from kdx.errors import DataError, ImageError, OptionError, OutputError, in_one_l
 from kdx.folders.folder_layout import masks_folder
 from kdx.folders.image_search import LeftOut, listing, walk
 from kdx.imaging.bands import require_whole_maps
-from kdx.imaging.grey_conversion import is_converted_to_grey
-from kdx.imaging.images import InputSpec, read_image
+from kdx.imaging.images import InputSpec
 from kdx.loading.group import DetectorGroup, load_many
 from kdx.loading.load import is_run, load, require_outside_bundles
 from kdx.progress import SILENT, Progress, track
@@ -26,6 +25,7 @@ from kdx.storage.json_records import run_to_export
 from kdx.text import number_of
 from kdx.workflows.heat_maps import HeatMaps
 from kdx.workflows.packages import require_reader
+from kdx.workflows.pictures import Pictures
 from kdx.workflows.result_files import ResultFiles, ResultOptions, require_thresholds
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ def judge_files(
     colour: list[Path] | None = None,
     on_uncalibrated: Callable[[Path], None] = lambda _bundle: None,
 ) -> None:
-    """Judge image files; add records to ``records``, and reasons of skipped files to ``bad``.
+    """Judge images and videos; add records to ``records``, and reasons of skipped ones to ``bad``.
 
     Colour images that a mono detector judged are added to ``colour``; ``on_uncalibrated`` is called
     with each bundle that has no threshold. ``results`` are further files, see
@@ -83,6 +83,8 @@ def judge_files(
     With other bundles, a record is one bundle's verdict on an image, and names the bundle.
     """
     bundles = _bundle_names([bundle, *also])
+    pictures = Pictures(paths, progress)
+    paths = pictures.paths
     keys = require_signature or None
     with ExitStack() as held:
         group = held.enter_context(
@@ -101,7 +103,7 @@ def judge_files(
             require_thresholds(results, group)
             texts = {name: _texts(overlay, name, group[name]) for name in bundles}
             files = held.enter_context(
-                ResultFiles(results, paths, list(bundles), records, bad, texts=texts, force=force)
+                ResultFiles(results, paths, list(bundles), records, bad, texts=texts, force=force, size=pictures.size)
             )
         if maps is not None:
             maps.begin()
@@ -109,18 +111,19 @@ def judge_files(
         size = None if regions is None else regions.pixel_size_um
         for path in track(progress, paths, "judging", len(paths)):
             try:
-                judged = list(_verdicts(group, path, area, size))
+                judged = list(_verdicts(group, pictures, path, area, size))
             except ImageError as error:
                 bad[str(path)] = in_one_line(error)
                 if len(bad) > max_bad_images:
                     raise
                 if each is not None:
-                    each({"image": str(path), "error": error.as_dict()})
+                    each({"image": str(path), **pictures.fields(path), "error": error.as_dict()})
                 continue
-            if colour is not None and any(is_converted_to_grey(path, group[name].input) for name in group):
+            if colour is not None and any(pictures.is_converted_to_grey(path, group[name].input) for name in group):
                 colour.append(path)
             for name, image, verdict, found in judged:
-                record = {**({"bundle": name} if also else {}), "image": str(path), **verdict_fields(verdict)}
+                record = {**({"bundle": name} if also else {}), "image": str(path), **pictures.fields(path)}
+                record |= verdict_fields(verdict)
                 record |= {"backend": group[name].backend.name, "precision": group[name].precision}
                 if group[name].threshold_by_hand is not None:
                     record["threshold_by_hand"] = group[name].threshold_by_hand
@@ -187,7 +190,7 @@ def _load(
 
 
 def _verdicts(
-    group: DetectorGroup, path: Path, min_area: float, pixel_size_um: float | None
+    group: DetectorGroup, pictures: Pictures, path: Path, min_area: float, pixel_size_um: float | None
 ) -> Iterator[tuple[str, NDArray[np.uint8] | None, Verdict, list[Region] | None]]:
     """Yield name, image and verdict of each detector; a file is read once for each input.
 
@@ -196,8 +199,8 @@ def _verdicts(
     inputs: dict[InputSpec, list[str]] = {}
     for name in group:
         inputs.setdefault(group[name].input, []).append(name)
-    in_bands = [name for name in group if is_read_in_bands(group[name], path)]
-    images = {spec: read_image(path, spec) for spec, names in inputs.items() if not set(names) & set(in_bands)}
+    in_bands = [name for name in group if pictures.is_file(path) and is_read_in_bands(group[name], path)]
+    images = {spec: pictures.read(path, spec) for spec, names in inputs.items() if not set(names) & set(in_bands)}
     verdicts = {name: verdict for spec in images for name, verdict in group(images[spec], inputs[spec]).items()}
     for name in group:
         if name in in_bands:

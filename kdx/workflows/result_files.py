@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -121,6 +121,7 @@ class ResultFiles:
         bad: The reasons why images were skipped, by path, which the caller adds.
         texts: Further texts in every row of a bundle, for the table's room on the disk.
         force: Whether to replace files that exist.
+        size: Returns the width and height of an image.
 
     Raises:
         OptionError: Two images would share a file.
@@ -137,7 +138,9 @@ class ResultFiles:
         *,
         texts: Mapping[str, Sequence[str]] | None = None,
         force: bool = False,
+        size: Callable[[Path], tuple[int, int]] = lambda path: read_header(path)[:2],
     ) -> None:
+        self._size = size
         self._options, self._paths, self._records, self._bad = options, paths, records, bad
         self._has_bundles = len(bundles) > 1
         self._root, self._names = relative_names(paths)
@@ -177,7 +180,7 @@ class ResultFiles:
         if verdict.reason is not None and verdict.reason.is_of_answer:
             return {}
         ours, name = self._of[bundle], self._names[path]
-        place = place_of(path, detector)
+        place = place_of(path, detector, self._size)
         written = ours.maps.write(name, verdict, place)
         if self._options.coco or self._options.yolo:
             if regions is None:
@@ -297,12 +300,19 @@ def require_thresholds(options: ResultOptions, group: DetectorGroup) -> None:
         )
 
 
-def place_of(path: Path, detector: Detector) -> MapPlace:
-    """Return where the map of an image file lies in the file's upright picture.
+def place_of(
+    path: Path, detector: Detector, size: Callable[[Path], tuple[int, int]] = lambda path: read_header(path)[:2]
+) -> MapPlace:
+    """Return where the map of an image lies in its upright picture.
+
+    Args:
+        path: The image.
+        detector: The detector that judged it.
+        size: Returns the width and height of an image.
 
     Raises:
         ImageError: The file cannot be read.
     """
     spec = detector.input
-    width, height = (spec.width, spec.height) if spec.fixed_size else read_header(path)[:2]
+    width, height = (spec.width, spec.height) if spec.fixed_size else size(path)
     return MapPlace(width, height, detector.view)
