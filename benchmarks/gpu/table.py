@@ -4,20 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+from benchmarks.cpu.table import PAPER_LATENCY
 from benchmarks.gpu.candidates import KERNELS
 from benchmarks.markdown import table, versions_text
 
 Row = dict[str, Any]
 
-_PAPER_LATENCY = {
-    "stpm": "10 (RTX 2080 Ti); 12 (anomalib)",
-    "reduced-student": "9.2 (RTX 2080 Ti)",
-    "mixed-teacher": "3 × reduced student",
-    "dual-det": "12 (RTX 3080 Ti)",
-    "dual-loc": "6 (RTX 3080 Ti)",
-    "dskd": "217 (Intel i7, 2.3 GHz)",
-    "reverse-distillation": "16 (RTX 3080 Ti)",
-}
 _HEADINGS = (
     "method", "backend", "precision", "compute p50 ms", "p99 ms", "end to end p50 ms", "eager p50 ms", "ratio",
     "images/s at best batch", "paper's ms an image",
@@ -61,7 +53,7 @@ def _cells(row: Row, ran: list[Row]) -> list[str]:
         "–" if row["eager_ms"] is None else f"{row['eager_ms']:.3f}",
         "–" if row["ratio"] is None else f"{row['ratio']:.1f}×",
         f"{best['images_per_second']:,.0f} ({best['batch']})",
-        _PAPER_LATENCY.get(row["method"], ""),
+        PAPER_LATENCY.get(row["method"], ""),
     ]
 
 
