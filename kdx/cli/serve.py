@@ -26,6 +26,7 @@ def serve(
     queue: int = typer.Option(32, min=1, max=10_000, help="Requests that a bundle may have at once; more get a 503."),
     max_body: int = typer.Option(64, min=1, max=4096, help="Largest body of a request, in MiB."),
     data: Path | None = typer.Option(None, help="Folder that keeps parts which are not good, for review on the page."),
+    camera: str | None = typer.Option(None, help="GenICam camera, or a video, that POST /v1/trigger asks for a frame."),
     data_gb: int | None = typer.Option(None, "--data-gb", min=1, help="Most GB of images in it. Default: 10."),
     backend: str = typer.Option("auto", help="Backend to run on."),
     precision: str | None = typer.Option(None, help="Graph of the bundle. Default: the fastest that passes."),
@@ -45,7 +46,7 @@ def serve(
 
     options = ServeOptions(
         host=host, port=port, tls_cert=tls_cert, tls_key=tls_key, token=read_token(token_file), no_token=no_token,
-        places=queue, max_body=max_body << 20, data=data, data_bytes=data_gb and data_gb * 10**9,
+        places=queue, max_body=max_body << 20, data=data, data_bytes=data_gb and data_gb * 10**9, camera=camera,
     )  # fmt: skip
     how = LoadOptions(backend=backend, precision=precision, threads=threads, require_signature=require_signature)
     with server_of(bundles, options, how) as server:

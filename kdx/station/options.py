@@ -11,7 +11,7 @@ from typing import Literal
 from kdx.errors import OptionError
 from kdx.station.broker import Broker, parse_broker
 from kdx.station.bundles import LoadOptions, bundle_paths
-from kdx.station.camera.address import CameraAddress, parse_camera
+from kdx.station.camera.address import CameraAddress, parse_camera, require_triggered
 from kdx.station.camera.spool import FOLDER as CAMERA_FOLDER
 from kdx.station.names import NamePattern, name_pattern
 from kdx.station.plc.address import PlcAddress, parse_plc
@@ -124,7 +124,12 @@ def watch_options(
     if trigger is None:
         _require_effect({"trigger_timeout": trigger_timeout}, "`trigger`")
     elif address is not None:
-        _require_triggered(address, part_id)
+        require_triggered(address)
+        if part_id is not None:
+            raise OptionError(
+                "`part_id` would change nothing with `trigger`: the message of a trigger names the part",
+                fix="leave out `part_id`, and send the part's identifier, or an object with part_id and product",
+            )
     if address is not None and address.is_live and once:
         raise OptionError(
             "`once` would change nothing: a camera does not end", fix="leave out `once`, and end with Ctrl-C"
@@ -158,22 +163,6 @@ def watch_options(
         trigger=None if trigger is None else parse_broker(trigger, "trigger"),
         trigger_timeout=WatchOptions.trigger_timeout if trigger_timeout is None else trigger_timeout,
     )
-
-
-def _require_triggered(address: CameraAddress, part_id: str | None) -> None:
-    """Refuse triggers that would get the frame of another part, and a pattern without effect."""
-    if address.kind in {"device", "stream"}:
-        raise OptionError(
-            "`trigger` needs a camera that takes a frame when it is asked: frames of a stream were taken some time "
-            "before they arrive, perhaps of another part",
-            expected="`camera=genicam:PRODUCER.cti?serial=NUMBER`, or a video file to try it",
-            received=address.text,
-        )
-    if part_id is not None:
-        raise OptionError(
-            "`part_id` would change nothing with `trigger`: the message of a trigger names the part",
-            fix="leave out `part_id`, and send the part's identifier, or an object with part_id and product",
-        )
 
 
 def _require_effect(given: Mapping[str, object], needed: str) -> None:

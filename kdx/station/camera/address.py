@@ -104,6 +104,20 @@ def parse_camera(text: str) -> CameraAddress:
     return CameraAddress(text, "video", text, _plain(Path(text).stem))
 
 
+def require_triggered(address: CameraAddress) -> None:
+    """Refuse a camera whose frames are older than the trigger that they are to belong to.
+
+    Raises:
+        OptionError: It is a V4L2 device or a stream.
+    """
+    if address.kind in {"device", "stream"}:
+        raise OptionError(
+            f"'{address.text}' cannot be triggered: frames of a stream were taken some time before they arrive, "
+            "perhaps of another part",
+            expected="`camera=genicam:PRODUCER.cti?serial=NUMBER`, or a video file to try it",
+        )
+
+
 def _stream(text: str, scheme: str) -> CameraAddress:
     try:
         parts = urlsplit(text)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack, closing
+from pathlib import Path
 
 from kdx.errors import OptionError
+from kdx.imaging.images import InputSpec
 from kdx.runtime.backend import ClosesOnExit
 from kdx.station.bundles import Bundles
 from kdx.station.camera.address import CameraAddress
@@ -58,7 +60,7 @@ class Grabbing(ClosesOnExit):
         is_triggered = options.trigger is not None
         camera = open_camera(address, first, is_triggered=is_triggered)
         try:
-            _require_size(camera, address, bundles)
+            require_size(camera.size, address, {loaded.path: loaded.detector.input for _, loaded in bundles})
         except BaseException:
             camera.close()
             raise
@@ -114,24 +116,27 @@ def open_camera(address: CameraAddress, first: int = 0, *, is_triggered: bool = 
     return VideoCamera(address, first)
 
 
-def _require_size(camera: Camera, address: CameraAddress, bundles: Bundles) -> None:
-    """Refuse bundles that no frame of the camera would fit.
+def require_size(size: tuple[int, int] | None, address: CameraAddress, bundles: Mapping[Path, InputSpec]) -> None:
+    """Refuse bundles that no frame of a camera would fit.
+
+    Args:
+        size: Width and height of its frames, or None.
+        address: The camera.
+        bundles: What each bundle takes.
 
     Raises:
         OptionError: A bundle takes frames of another size, or in bands.
     """
-    for _, loaded in bundles:
-        spec = loaded.detector.input
+    for path, spec in bundles.items():
         if spec.is_in_bands:
             raise OptionError(
-                f"'{loaded.path}' reads frames in bands from files, which a camera does not write",
+                f"'{path}' reads frames in bands from files, which a camera does not write",
                 fix="let the camera's program write files, and watch their folder",
             )
-        if spec.fixed_size and camera.size not in {None, (spec.width, spec.height)}:
-            assert camera.size is not None
+        if spec.fixed_size and size is not None and size != (spec.width, spec.height):
             raise OptionError(
-                f"the frames of '{address.text}' are not what '{loaded.path}' takes",
+                f"the frames of '{address.text}' are not what '{path}' takes",
                 expected=f"{spec.width} × {spec.height} pixels",
-                received=f"{camera.size[0]} × {camera.size[1]} pixels",
+                received=f"{size[0]} × {size[1]} pixels",
                 fix="set the camera's size, or export the bundle for this camera: kdx export --input-size",
             )

@@ -20,6 +20,7 @@ from starlette.routing import Route
 from kdx.errors import BackendError, KdxError, OptionError
 from kdx.station.serve.access import Access
 from kdx.station.serve.answers import VerdictAnswer
+from kdx.station.serve.camera import TriggeredCamera
 from kdx.station.serve.figures import Figures
 from kdx.station.serve.judge import Job, Judge
 from kdx.station.serve.live_page import LivePage
@@ -41,9 +42,18 @@ class Service:
         figures: What ``/metrics`` shows.
         options: The limits of requests.
         page: The live page.
+        camera: The camera that requests can trigger, or None.
     """
 
-    def __init__(self, judges: Mapping[str, Judge], figures: Figures, options: ServeOptions, page: LivePage) -> None:
+    def __init__(
+        self,
+        judges: Mapping[str, Judge],
+        figures: Figures,
+        options: ServeOptions,
+        page: LivePage,
+        camera: TriggeredCamera | None = None,
+    ) -> None:
+        self._camera = camera
         self._judges, self._figures, self._options, self._page = judges, figures, options, page
         self._openapi = msgspec.json.encode(openapi_document(judges))
 
@@ -54,6 +64,8 @@ class Service:
             Route("/v1/bundles", self.bundles),
             Route("/v1/verdicts", self.verdict, methods=["POST"]),
             Route("/v1/bundles/{name}/verdicts", self.verdict, methods=["POST"]),
+            Route("/v1/trigger", self.trigger, methods=["POST"]),
+            Route("/v1/bundles/{name}/trigger", self.trigger, methods=["POST"]),
             Route("/health", self.health),
             Route("/ready", self.ready),
             Route("/metrics", self.metrics),
@@ -76,6 +88,27 @@ class Service:
                 judge.figures.left.inc()
                 return Response(status_code=HTTPStatus.NO_CONTENT)  # nobody reads it
         return _json(answer)
+
+    async def trigger(self, request: Request) -> Response:
+        """Take a frame of the camera, and judge it."""
+        judge = self._judge(request.path_params.get("name"))
+        if self._camera is None:
+            error = OptionError("this server has no camera", fix="start it with one: kdx serve BUNDLE --camera SOURCE")
+            raise RefusedError(HTTPStatus.NOT_FOUND, error)
+        asked = asked_of(request)
+        if request.headers.get("content-length", "0") != "0" or "transfer-encoding" in request.headers:
+            error = OptionError(
+                "a trigger has no body: the camera takes the image", fix="send the image to .../verdicts"
+            )
+            raise RefusedError(HTTPStatus.BAD_REQUEST, error, {"Connection": "close"})
+        with judge.place():
+            shot = await asyncio.wrap_future(self._camera.take())
+            job = Job(shot.data, asked, shot.info)
+            if shot.error is not None:
+                raise judge.miss(job, shot.error)
+            # Judged whether or not the client is still there: the part has been seen.
+            judged = asyncio.wrap_future(judge.submit(job))
+            return _json(await judged)
 
     async def bundles(self, request: Request) -> Response:
         """Say which bundles are served."""

@@ -25,6 +25,7 @@ class BundleFigures:
         left: The requests whose client had gone before its turn, so that nothing was judged.
         refused: The requests with an image that the detector does not take.
         failed: The images that are undecided because the backend failed.
+        missed: The triggers that are undecided because the camera gave no whole frame in time.
     """
 
     places: Gauge
@@ -32,6 +33,7 @@ class BundleFigures:
     left: Counter
     refused: Counter
     failed: Counter
+    missed: Counter
 
 
 class Figures:
@@ -52,6 +54,7 @@ class Figures:
         self._left = self._counter("left", "Requests whose client had gone before its turn.")
         self._refused = self._counter("refused", "Images that the detector does not take.")
         self._failed = self._counter("failed", "Images that are undecided because the backend failed.")
+        self._missed = self._counter("missed", "Triggers that are undecided because no whole frame came in time.")
 
     def of(self, bundle: str) -> BundleFigures:
         """Return the figures of a bundle, labelled by its folder's name as the detector's are."""
@@ -61,6 +64,7 @@ class Figures:
             left=self._left.labels(bundle),
             refused=self._refused.labels(bundle),
             failed=self._failed.labels(bundle),
+            missed=self._missed.labels(bundle),
         )
 
     def drift_of(self, by: JudgedBy) -> float | None:

@@ -12,12 +12,14 @@ from functools import cached_property
 from http import HTTPStatus
 from typing import Protocol
 
+import msgspec
 import numpy as np
 
 from kdx.decision.map_files import MapPlace
 from kdx.decision.verdict import Verdict
 from kdx.errors import BackendError, KdxError
 from kdx.runtime.detector import Detector
+from kdx.station.camera.frames import FrameInfo
 from kdx.station.record import JudgedBy, Shown, VerdictRecord, judged, not_judged
 from kdx.station.serve.answers import Asked, BundleInfo, VerdictAnswer, answer_of
 from kdx.station.serve.figures import BundleFigures
@@ -52,15 +54,21 @@ class Job:
     Args:
         data: The body of the request.
         asked: What the request asks for.
+        frame: What is known of a camera's frame; None for an image that was sent.
     """
 
-    def __init__(self, data: bytes, asked: Asked) -> None:
-        self.data, self.asked = data, asked
+    def __init__(self, data: bytes, asked: Asked, frame: FrameInfo | None = None) -> None:
+        self.data, self.asked, self.frame = data, asked, frame
 
     @cached_property
     def shown(self) -> Shown:
         """The image in records. Its hash is computed by the judge's thread, not by the server's."""
-        return Shown(image=self.asked.image, image_sha256=sha256_bytes(self.data), part_id=self.asked.part_id)
+        sha256 = sha256_bytes(self.data) if self.data else None
+        shown = Shown(image=self.asked.image, image_sha256=sha256, part_id=self.asked.part_id)
+        if self.frame is None:
+            return shown
+        frame = self.frame
+        return msgspec.structs.replace(shown, camera=frame.camera, frame=frame.frame, frame_time=frame.time)
 
     def forget(self) -> None:
         """Free the memory of an image that nobody waits for any more."""
@@ -139,6 +147,14 @@ class Judge:
     def submit(self, job: Job) -> Future[VerdictAnswer]:
         """Put a job into the queue; cancelling the future before its turn takes the job out."""
         return self._thread.submit(self._judge, job)
+
+    def miss(self, job: Job, error: KdxError) -> RefusedError:
+        """Return the answer for a trigger without a whole frame: the part is undecided."""
+        self.figures.missed.inc()
+        assert job.frame is not None
+        record = not_judged(job.shown, error, self.by, job.frame.reason)
+        self._tell(job, record, None, time.perf_counter())
+        return RefusedError(HTTPStatus.BAD_GATEWAY, error, record=record)
 
     def try_again(self) -> None:
         """Find out whether the backend works again after a failure: it runs an empty frame."""

@@ -25,6 +25,7 @@ _REFUSALS = {
     415: "The content type is not one of an image.",
     422: "The image cannot be used: damaged, of the wrong size or kind, or several pictures. It has no verdict.",
     500: "The backend failed. The image is undecided; `record` says so.",
+    502: "The camera gave no whole frame in time. The part is undecided; `record` says so.",
     503: "Too many images wait. Send it again after the seconds in Retry-After.",
 }
 
@@ -45,6 +46,15 @@ def openapi_document(names: Iterable[str]) -> dict[str, Any]:
     schemas, components = msgspec.json.schema_components(types, ref_template="#/components/schemas/{name}")
     answer, problem, bundles, status = schemas
     problems = {str(code): _problem(code, problem) for code in _REFUSALS}
+    trigger = {
+        "summary": "Take a frame of the server's camera, and judge it",
+        "description": "It has no body. The server must have been started with a camera.",
+        "responses": {
+            "200": _response("The verdict.", answer),
+            **{code: problems[code] for code in ("400", "401", "404", "415", "422", "500", "502", "503")},
+        },
+    }
+    del problems["502"]
     judge = {
         "summary": "Judge an image",
         "description": "The body is the content of an image file, or the rows of a frame with a declared shape. Only "
@@ -73,6 +83,16 @@ def openapi_document(names: Iterable[str]) -> dict[str, Any]:
                     "summary": "Judge an image, where one bundle is served",
                     "operationId": "judgeByTheOnlyBundle",
                     "parameters": _parameters(),
+                }
+            },
+            "/v1/bundles/{name}/trigger": {
+                "post": {**trigger, "operationId": "trigger", "parameters": [name, *_parameters(of_frame=False)]}
+            },
+            "/v1/trigger": {
+                "post": {
+                    **trigger,
+                    "operationId": "triggerTheOnlyBundle",
+                    "parameters": _parameters(of_frame=False),
                 }
             },
             "/v1/bundles": _get("Which bundles are served", "bundles", _response("The bundles.", bundles), refused),
@@ -107,24 +127,29 @@ def _body() -> dict[str, Any]:
     }
 
 
-def _parameters() -> list[dict[str, Any]]:
+def _parameters(*, of_frame: bool = True) -> list[dict[str, Any]]:
     text = {"type": "string", "minLength": 1, "maxLength": 200}
     positive = {"type": "number", "exclusiveMinimum": 0}
     shape = {"type": "string", "pattern": r"^\d+,\d+(,\d+)?$", "examples": ["480,640,3"]}
     dtype = {"type": "string", "enum": ["uint8", "uint16"], "default": "uint8"}
     pixel_format = {"type": "string", "enum": list(PIXEL_FORMATS)}
     stride = {"type": "integer", "minimum": 1}
-    return [
+    asked = [
         _parameter("map", "Return the map in this format.", {"type": "string", "enum": list(MAP_FORMATS)}),
         _parameter("min_area", "The smallest area of a region, in pixels.", {"type": "number", "minimum": 0}),
         _parameter("pixel_size_um", "What a pixel shows of the part, in µm; adds areas in mm².", positive),
         _parameter("part_id", "The part that the image shows.", text),
         _parameter("image", "What the image is called.", text),
+        _parameter(PART_ID, "As part_id.", text, "header"),
+    ]
+    if not of_frame:
+        return asked
+    return [
+        *asked,
         _parameter("shape", f"With {RAW}: height, width and channels.", shape),
         _parameter("dtype", f"With {RAW}: the type of the values; uint16 has the low byte first.", dtype),
         _parameter("pixel_format", f"With {RAW}: the body is a camera's buffer of this pixel format.", pixel_format),
         _parameter("stride", "With pixel_format: the bytes from one row to the next.", stride),
-        _parameter(PART_ID, "As part_id.", text, "header"),
         _parameter(SHAPE, "As shape.", shape, "header"),
         _parameter(DTYPE, "As dtype.", dtype, "header"),
         _parameter(PIXEL_FORMAT, "As pixel_format.", pixel_format, "header"),

@@ -35,6 +35,7 @@ class ServeOptions:
         body_seconds: The time within which a body must arrive.
         data: The folder for parts to review, or None.
         data_bytes: How many bytes images in it may take; None for :data:`DATA_BYTES`.
+        camera: A camera that requests can trigger, as users name it; None for no camera.
 
     Raises:
         OptionError: A certificate without a key, or the reverse; or other machines could use the
@@ -52,6 +53,7 @@ class ServeOptions:
     body_seconds: float = 30.0
     data: Path | None = None
     data_bytes: int | None = None
+    camera: str | None = None
 
     @property
     def scheme(self) -> str:

@@ -87,7 +87,7 @@ class Reviews:
 
     def add(self, seen: Seen) -> None:
         """Keep a part that was not good; never waits for the disk."""
-        if seen.record.verdict == Decision.GOOD.value:
+        if seen.record.verdict == Decision.GOOD.value or not seen.data:  # without an image: a missed trigger
             return
         with self._counting:
             is_slow = 0 < self._pending > _MOST_PENDING - seen.size

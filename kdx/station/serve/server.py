@@ -18,8 +18,11 @@ from kdx.errors import BundleError, InputError, OptionError
 from kdx.loading.load import is_run, load
 from kdx.loading.origin import Origin
 from kdx.runtime.detector import Detector
+from kdx.station.camera.address import parse_camera, require_triggered
+from kdx.station.camera.grabbing import open_camera, require_size
 from kdx.station.record import JudgedBy
 from kdx.station.serve.app import Service
+from kdx.station.serve.camera import TriggeredCamera
 from kdx.station.serve.figures import Figures
 from kdx.station.serve.judge import Judge, Observer
 from kdx.station.serve.live import Live
@@ -108,9 +111,12 @@ def server_of(bundles: Sequence[Path], options: ServeOptions, how: LoadOptions) 
             )
             for name, (detector, by) in loaded.items()
         }
+        camera = None
+        if options.camera is not None:
+            camera = held.enter_context(closing(_camera(options.camera, bundles, judges)))
         page = LivePage(judges, live, reviews, options)
         config = uvicorn.Config(
-            Service(judges, figures, options, page).app,
+            Service(judges, figures, options, page, camera).app,
             lifespan="off",
             log_config=None,
             access_log=False,
@@ -126,6 +132,20 @@ def server_of(bundles: Sequence[Path], options: ServeOptions, how: LoadOptions) 
             config.load()
         host = f"[{options.host}]" if ":" in options.host else options.host
         yield Server(config, listening, f"{options.scheme}://{host}:{listening.getsockname()[1]}", judges, page)
+
+
+def _camera(text: str, bundles: Sequence[Path], judges: Mapping[str, Judge]) -> TriggeredCamera:
+    """Open the camera, and refuse bundles that do not take its frames."""
+    address = parse_camera(text)
+    require_triggered(address)
+    camera = TriggeredCamera(address, lambda: open_camera(address, is_triggered=True))
+    try:
+        takes = zip(bundles, judges.values(), strict=True)
+        require_size(camera.size, address, {path: judge.detector.input for path, judge in takes})
+    except BaseException:
+        camera.close()
+        raise
+    return camera
 
 
 def _load(held: ExitStack, path: Path, how: LoadOptions, figures: Figures) -> tuple[Detector, JudgedBy]:

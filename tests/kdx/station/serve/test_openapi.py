@@ -36,6 +36,8 @@ def test_it_lists_every_path_of_the_service(document):
     assert set(document["paths"]) == {
         "/v1/verdicts",
         "/v1/bundles/{name}/verdicts",
+        "/v1/trigger",
+        "/v1/bundles/{name}/trigger",
         "/v1/bundles",
         "/health",
         "/ready",
@@ -49,6 +51,7 @@ def test_it_lists_every_path_of_the_service(document):
         ("POST", "/v1/verdicts?map=npy", "IMAGE", "/v1/verdicts"),
         ("POST", "/v1/verdicts", b"nothing", "/v1/verdicts"),
         ("POST", "/v1/bundles/other/verdicts", b"", "/v1/bundles/{name}/verdicts"),
+        ("POST", "/v1/trigger", b"", "/v1/trigger"),
         ("GET", "/v1/bundles", None, "/v1/bundles"),
         ("GET", "/health", None, "/health"),
         ("GET", "/ready", None, "/ready"),

@@ -1,0 +1,119 @@
+"""The camera of a server: a request is a trigger, and is answered with the verdict on its frame."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import NamedTuple
+
+from kdx.errors import KdxError
+from kdx.station.camera.address import CameraAddress
+from kdx.station.camera.frames import Camera, FrameError, FrameInfo, VideoEndError, encoded
+from kdx.station.camera.grabber import FIRST_PAUSE, LONGEST_PAUSE
+from kdx.station.record import NotJudged, time_now
+
+# The seconds from a request to its frame; one that comes later may show another part.
+TRIGGER_SECONDS = 2.0
+
+
+class Shot(NamedTuple):
+    """What came of a trigger.
+
+    Attributes:
+        info: The camera, the number of the frame and its time, and why it cannot be judged.
+        data: The frame as PNG; empty if there is none.
+        error: Why it cannot be judged, or None.
+    """
+
+    info: FrameInfo
+    data: bytes = b""
+    error: KdxError | None = None
+
+
+class TriggeredCamera:
+    """A camera that takes a frame when it is asked, in a thread of its own.
+
+    A camera that is gone is opened again by a later trigger, after pauses that grow.
+
+    Args:
+        address: The camera.
+        opening: Opens it.
+
+    Attributes:
+        size: Width and height of its frames, or None.
+
+    Raises:
+        KdxError: It cannot be opened.
+    """
+
+    def __init__(self, address: CameraAddress, opening: Callable[[], Camera]) -> None:
+        self.name = address.name
+        self._opening = opening
+        self._camera: Camera | None = opening()
+        self.size = self._camera.size
+        self._gone: KdxError | None = None
+        self._pause, self._again = FIRST_PAUSE, 0.0
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="kdx serve camera")
+
+    def take(self) -> Future[Shot]:
+        """Take a frame; what is wrong with it is in the result."""
+        return self._thread.submit(self._take, time.monotonic())
+
+    def close(self) -> None:
+        """Answer the triggers that wait, and close the camera."""
+        self._thread.shutdown()
+        if self._camera is not None:
+            self._camera.close()
+
+    def _take(self, came: float) -> Shot:
+        late = FrameError(
+            f"no frame came within {TRIGGER_SECONDS:g} s, and the part was not judged",
+            fix="see whether the camera takes frames when it is asked, and send fewer triggers at once",
+        )
+        left = TRIGGER_SECONDS - (time.monotonic() - came)
+        if left <= 0:
+            return self._missed(late)
+        try:
+            if self._camera is None:
+                self._open_again()
+            assert self._camera is not None
+            frame = self._camera.take(left)
+        except VideoEndError:
+            return self._missed(FrameError("the video has no more frames", fix="start kdx serve again"))
+        except KdxError as error:
+            self._lose(error)
+            return self._missed(error)
+        self._pause = FIRST_PAUSE
+        if frame is None:
+            return self._missed(late)
+        if frame.problem is not None or frame.pixels is None:
+            info = self._info(frame.number, NotJudged.INCOMPLETE_FRAME)
+            return Shot(info, error=FrameError(f"the frame is not whole: {frame.problem}"))
+        info = self._info(frame.number)
+        return Shot(info, encoded(info, frame.pixels, compress=False))
+
+    def _open_again(self) -> None:
+        """Open a camera that is gone, unless that was tried a moment ago.
+
+        Raises:
+            KdxError: It is still gone.
+        """
+        if time.monotonic() < self._again:
+            assert self._gone is not None
+            raise self._gone
+        self._camera, self._gone = self._opening(), None
+
+    def _lose(self, error: KdxError) -> None:
+        if self._camera is not None:
+            self._camera.close()
+            self._camera = None
+        if self._gone is not error:
+            self._gone, self._again = error, time.monotonic() + self._pause
+            self._pause = min(2 * self._pause, LONGEST_PAUSE)
+
+    def _missed(self, error: KdxError) -> Shot:
+        return Shot(self._info(None, NotJudged.MISSED_TRIGGER), error=error)
+
+    def _info(self, number: int | None, reason: NotJudged | None = None) -> FrameInfo:
+        return FrameInfo(camera=self.name, frame=number, time=time_now(), reason=reason)
