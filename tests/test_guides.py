@@ -95,12 +95,11 @@ def test_every_command_of_a_guide_runs(guide, line_pc, tmp_path, monkeypatch, cl
                 exec(compile(body.replace(SERVED, served), f"{guide}.md", "exec"), namespace)
             elif kind == "":
                 for line in body.splitlines():
+                    with_plc = running.enter_context(at_plc(line)) if PLC in line or PLC_UA in line else line
                     if line.startswith("kdx serve"):
-                        served = running.enter_context(serving(line))
-                    elif PLC in line or PLC_UA in line:
-                        run(running.enter_context(at_plc(line)), cli)
+                        served = running.enter_context(serving(with_plc))
                     else:
-                        run(line, cli)
+                        run(with_plc, cli)
 
 
 @contextmanager

@@ -28,6 +28,7 @@ def serve(
     data: Path | None = typer.Option(None, help="Folder that keeps parts which are not good, for review on the page."),
     camera: str | None = typer.Option(None, help="GenICam camera, or a video, that POST /v1/trigger asks for a frame."),
     data_gb: int | None = typer.Option(None, "--data-gb", min=1, help="Most GB of images in it. Default: 10."),
+    plc: str | None = typer.Option(None, help="Write verdicts to a PLC: modbus://HOST/REGISTER or opc.tcp://HOST."),
     backend: str = typer.Option("auto", help="Backend to run on."),
     precision: str | None = typer.Option(None, help="Graph of the bundle. Default: the fastest that passes."),
     threads: int | None = THREADS_OPTION,
@@ -40,16 +41,20 @@ def serve(
     reach the server, unless --host names another address; then --token-file is needed. On SIGTERM
     or Ctrl-C, requests that were accepted are answered, and the exit status is 0.
     """
-    with needs("serve", "kdx serve"):
+    with needs("plc,serve" if plc else "serve", "kdx serve"):
+        from kdx.station.plc.address import parse_plc
+        from kdx.station.plc.link import plc_at
         from kdx.station.serve.options import ServeOptions, read_token
         from kdx.station.serve.server import LoadOptions, server_of
 
+        at = None if plc is None else plc_at(parse_plc(plc))
     options = ServeOptions(
         host=host, port=port, tls_cert=tls_cert, tls_key=tls_key, token=read_token(token_file), no_token=no_token,
         places=queue, max_body=max_body << 20, data=data, data_bytes=data_gb and data_gb * 10**9, camera=camera,
+        plc=at,
     )  # fmt: skip
     how = LoadOptions(backend=backend, precision=precision, threads=threads, require_signature=require_signature)
-    with server_of(bundles, options, how) as server:
+    with server_of(bundles, options, how, say) as server:
         if json:
             print_json_line({"url": server.url, "bundles": list(server.judges)})
         else:

@@ -44,6 +44,18 @@ class Observer(Protocol):
         ...
 
 
+class Keeper(Protocol):
+    """Keeps verdicts before they are answered. A method raises a ``BackendError`` if it cannot."""
+
+    def keep(self, record: VerdictRecord) -> None:
+        """Keep a verdict."""
+        ...
+
+    def check(self) -> None:
+        """Try whether verdicts can be kept."""
+        ...
+
+
 class BusyError(KdxError):
     """Too many requests wait for a bundle."""
 
@@ -87,6 +99,10 @@ class Judge:
         figures: The figures of the bundle.
         observers: They receive every verdict, and count images that have none.
         places: How many requests may be received, wait or be judged at once.
+        keeper: It keeps every verdict before it is answered, or None.
+
+    Attributes:
+        progress: Grows whenever the thread has done something.
     """
 
     def __init__(
@@ -97,13 +113,16 @@ class Judge:
         figures: BundleFigures,
         observers: Sequence[Observer],
         places: int,
+        keeper: Keeper | None = None,
     ) -> None:
         self.name, self.detector, self.by, self.figures, self.places = name, detector, by, figures, places
-        self._observers = observers
+        self._observers, self._keeper = observers, keeper
         self.is_working = True
         self._taken = 0
         self._seconds = 0.0
         self._trial: Future[None] | None = None
+        self._ping: Future[None] | None = None
+        self.progress = 0
         self._thread = ThreadPoolExecutor(1, thread_name_prefix=f"kdx serve {name}")
 
     @property
@@ -153,6 +172,7 @@ class Judge:
         self.figures.missed.inc()
         assert job.frame is not None
         record = not_judged(job.shown, error, self.by, job.frame.reason)
+        self._keep_undecided(record)
         self._tell(job, record, None, time.perf_counter())
         return RefusedError(HTTPStatus.BAD_GATEWAY, error, record=record)
 
@@ -160,6 +180,11 @@ class Judge:
         """Find out whether the backend works again after a failure: it runs an empty frame."""
         if not self.is_working and (self._trial is None or self._trial.done()):
             self._trial = self._thread.submit(self._try)
+
+    def ping(self) -> None:
+        """Let the thread make progress when it has nothing else to do."""
+        if self._ping is None or self._ping.done():
+            self._ping = self._thread.submit(self._proceed)
 
     def close(self) -> None:
         """Judge what waits, and end the thread."""
@@ -176,10 +201,12 @@ class Judge:
         try:
             frame = frame_of(job.data, asked.layout, detector.input)
             verdict = detector(frame.pixels)
-            self.is_working = True
-            height, width = frame.size
             record = judged(job.shown, verdict, self.by)
+            height, width = frame.size
             answer = answer_of(record, verdict, MapPlace(width, height, detector.view), asked, frame.warnings)
+            if self._keeper is not None:  # last: after another error, the part is undecided
+                self._keeper.keep(record)
+            self.is_working = True
             self._tell(job, record, verdict, started)
         except KdxError as error:
             if isinstance(error, BackendError):
@@ -193,6 +220,7 @@ class Judge:
             text = f"{type(error).__name__}: {error}"
             raise self._failed(job, BackendError(text, fix="see the log of kdx serve"), started) from error
         finally:
+            self._proceed()
             self._seconds += _HARDLY_ANY * (time.perf_counter() - started - self._seconds)
         return answer
 
@@ -206,10 +234,24 @@ class Judge:
         self.is_working = False
         self.figures.failed.inc()
         record = not_judged(job.shown, error, self.by)
+        self._keep_undecided(record)
         self._tell(job, record, None, started)
         return RefusedError(HTTPStatus.INTERNAL_SERVER_ERROR, error, record=record)
+
+    def _keep_undecided(self, record: VerdictRecord) -> None:
+        """Keep the record of a part without a verdict; that it cannot be kept is a failure too."""
+        if self._keeper is not None:
+            try:
+                self._keeper.keep(record)
+            except BackendError:
+                self.is_working = False
 
     def _try(self) -> None:
         spec = self.detector.input
         self.detector.backend.run(np.zeros((1, spec.height, spec.width, spec.channels), np.uint8))
+        if self._keeper is not None:
+            self._keeper.check()
         self.is_working = True
+
+    def _proceed(self) -> None:
+        self.progress += 1

@@ -10,6 +10,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from kdx.errors import OptionError
+from kdx.station.plc.plc import Plc
 
 # How many bytes parts to review take at most, unless the user says otherwise.
 DATA_BYTES = 10 * 10**9
@@ -36,10 +37,11 @@ class ServeOptions:
         data: The folder for parts to review, or None.
         data_bytes: How many bytes images in it may take; None for :data:`DATA_BYTES`.
         camera: A camera that requests can trigger, as users name it; None for no camera.
+        plc: A PLC to which each verdict and a heartbeat are written, or None.
 
     Raises:
         OptionError: A certificate without a key, or the reverse; or other machines could use the
-            server without a token.
+            server without a token; or a PLC without a folder.
     """
 
     host: str = "127.0.0.1"
@@ -54,6 +56,7 @@ class ServeOptions:
     data: Path | None = None
     data_bytes: int | None = None
     camera: str | None = None
+    plc: Plc | None = None
 
     @property
     def scheme(self) -> str:
@@ -75,6 +78,10 @@ class ServeOptions:
             raise OptionError("`tls_cert` and `tls_key` belong together", fix="give both, or neither")
         if self.data_bytes is not None and self.data is None:
             raise OptionError("`data_gb` has no effect without `data`", fix="name a folder: `data=station`")
+        if self.plc is not None and self.data is None:
+            raise OptionError(
+                "`plc` needs `data`: verdicts wait in that folder until the PLC took them", fix="add `data=station`"
+            )
         if self.no_token and is_loopback(self.host):
             raise OptionError(
                 "`no_token` has no effect: other machines do not reach this address",

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import os
 import socket
 import ssl
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -20,6 +21,7 @@ from kdx.loading.origin import Origin
 from kdx.runtime.detector import Detector
 from kdx.station.camera.address import parse_camera, require_triggered
 from kdx.station.camera.grabbing import open_camera, require_size
+from kdx.station.database import FILE
 from kdx.station.record import JudgedBy
 from kdx.station.serve.app import Service
 from kdx.station.serve.camera import TriggeredCamera
@@ -28,6 +30,7 @@ from kdx.station.serve.judge import Judge, Observer
 from kdx.station.serve.live import Live
 from kdx.station.serve.live_page import LivePage
 from kdx.station.serve.options import DATA_BYTES, ServeOptions, require_names
+from kdx.station.serve.plc import PlcPost
 from kdx.station.serve.reviews import Reviews
 
 # Requests that are in the queue at SIGTERM are answered within this time, or not at all.
@@ -56,10 +59,18 @@ class Server(uvicorn.Server):
     """
 
     def __init__(
-        self, config: uvicorn.Config, listening: socket.socket, url: str, judges: Mapping[str, Judge], page: LivePage
+        self,
+        config: uvicorn.Config,
+        listening: socket.socket,
+        url: str,
+        judges: Mapping[str, Judge],
+        page: LivePage,
+        plc: PlcPost | None = None,
     ) -> None:
         super().__init__(config)
         self._listening, self._page, self.url, self.judges = listening, page, url, judges
+        self._plc = plc
+        self._pulse: asyncio.Task[None] | None = None
 
     def run(self, sockets: list[socket.socket] | None = None) -> None:
         """Answer requests until SIGTERM, Ctrl-C, or ``should_exit``.
@@ -75,24 +86,36 @@ class Server(uvicorn.Server):
             if self.force_exit:
                 raise
 
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Begin to answer, and to tell the PLC that requests are answered."""
+        await super().startup(sockets)
+        if self._plc is not None:
+            self._pulse = asyncio.create_task(self._plc.pulse(self.judges.values()))
+
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """End the streams of the page, which would never end, and answer what was accepted."""
         self._page.close()
         await super().shutdown(sockets)
+        if self._pulse is not None:
+            self._pulse.cancel()
 
 
 @contextmanager
-def server_of(bundles: Sequence[Path], options: ServeOptions, how: LoadOptions) -> Iterator[Server]:
+def server_of(
+    bundles: Sequence[Path], options: ServeOptions, how: LoadOptions, say: Callable[[str], None] = lambda _: None
+) -> Iterator[Server]:
     """Load bundles and take the port; at the end, close everything.
 
     Args:
         bundles: The bundles' folders.
         options: What the server listens on, and the limits of requests.
         how: How the bundles are loaded.
+        say: Is given what users should know. Other threads call it too.
 
     Raises:
         OptionError: The port is in use, or a certificate cannot be read.
         BundleError: A bundle cannot be served.
+        PlcRefusesError: The PLC answers, and refuses what kdx asks.
         KdxError: As for :func:`kdx.load`.
     """
     figures = Figures()
@@ -104,10 +127,13 @@ def server_of(bundles: Sequence[Path], options: ServeOptions, how: LoadOptions) 
         if options.data is not None:
             detectors = {name: detector for name, (detector, _) in loaded.items()}
             reviews = held.enter_context(closing(Reviews(options.data, options.data_bytes or DATA_BYTES, detectors)))
+        plc = None
+        if options.plc is not None and options.data is not None:
+            plc = held.enter_context(closing(PlcPost(options.data / FILE, options.plc, say)))
         observers: list[Observer] = [live] if reviews is None else [live, reviews]
         judges = {
             name: held.enter_context(
-                closing(Judge(name, detector, by, figures.of(by.bundle), observers, options.places))
+                closing(Judge(name, detector, by, figures.of(by.bundle), observers, options.places, plc))
             )
             for name, (detector, by) in loaded.items()
         }
@@ -131,7 +157,8 @@ def server_of(bundles: Sequence[Path], options: ServeOptions, how: LoadOptions) 
         with _certificate_errors(options):
             config.load()
         host = f"[{options.host}]" if ":" in options.host else options.host
-        yield Server(config, listening, f"{options.scheme}://{host}:{listening.getsockname()[1]}", judges, page)
+        url = f"{options.scheme}://{host}:{listening.getsockname()[1]}"
+        yield Server(config, listening, url, judges, page, plc)
 
 
 def _camera(text: str, bundles: Sequence[Path], judges: Mapping[str, Judge]) -> TriggeredCamera:

@@ -46,7 +46,7 @@ OPTIONS = {
     "--max-retries --max-bad-share --retry-bad --force --json",
     "watch": "--bundle --out --part-id --part-of --move --keep --once --csv --heat-maps --mqtt --plc --exec --backend "
     "--threads --json",
-    "serve": "--data --host --port --token-file --tls-cert --tls-key --queue --backend --threads --json",
+    "serve": "--data --plc --host --port --token-file --tls-cert --tls-key --queue --backend --threads --json",
     "report": "--out --category --backend --precision --threads --max-images --latency --no-latency "
     "--max-bad-images --force --json",
     "repeat": "--picture --backend --threads --max-bad-images --force --json",

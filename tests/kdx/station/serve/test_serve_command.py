@@ -50,6 +50,8 @@ def test_sigterm_ends_it_after_what_was_accepted_is_answered(tiny_bundle, datase
         (["BUNDLE", "--tls-cert", "cert.pem"], "--tls-cert and --tls-key belong together"),
         (["BUNDLE", "--token-file", "missing.txt"], "missing.txt"),
         (["BUNDLE", "BUNDLE"], "two bundles are named 'tiny'"),
+        (["BUNDLE", "--plc", "modbus://plc/0"], "--plc needs --data"),
+        (["BUNDLE", "--plc", "modbus://plc"], "--plc is invalid: the register"),
         (["BUNDLE", "--data-gb", "5"], "--data-gb has no effect without --data"),
         (["BUNDLE", "--host", "no.such.name.invalid", "--no-token"], "--host 127.0.0.1"),
         (["RUN"], "kdx export"),

@@ -1,0 +1,145 @@
+"""Verdicts of a server to a PLC: kept on the disk before they are answered, until the PLC has them.
+
+The heartbeat comes from the server's own loop and through the thread of every judge, so that it
+stands still when one of them does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Protocol
+
+from kdx.errors import BackendError, OutputError
+from kdx.station.ledger import Ledger
+from kdx.station.plc.link import PlcLink
+from kdx.station.plc.plc import Plc
+from kdx.station.record import VerdictRecord
+from kdx.station.status import Status
+from kdx.storage.json_output import encode_json
+
+# How often the judges are asked for progress: more often than the heartbeat counts.
+_PULSE_SECONDS = 0.25
+
+
+class AtWork(Protocol):
+    """Judges images in a thread of its own."""
+
+    @property
+    def name(self) -> str:
+        """The name of its bundle."""
+        ...
+
+    @property
+    def is_working(self) -> bool:
+        """Whether its latest call worked."""
+        ...
+
+    @property
+    def progress(self) -> int:
+        """What grows whenever its thread has done something."""
+        ...
+
+    def ping(self) -> None:
+        """Give its thread something to do, unless it has that already."""
+        ...
+
+    def try_again(self) -> None:
+        """Find out whether it works again."""
+        ...
+
+
+class Progress:
+    """Looks whether all judges make progress.
+
+    Args:
+        judges: The judges.
+    """
+
+    def __init__(self, judges: Iterable[AtWork]) -> None:
+        self._judges = list(judges)
+        self._seen = {judge.name: judge.progress for judge in self._judges}
+
+    def look(self) -> Status | None:
+        """Return the status; None as long as a judge has made no progress since the last status."""
+        for judge in self._judges:
+            judge.ping()
+        failing = [judge for judge in self._judges if not judge.is_working]
+        for judge in failing:
+            judge.try_again()
+        if failing:
+            return Status.FAULT
+        now = {judge.name: judge.progress for judge in self._judges}
+        if any(now[name] == before for name, before in self._seen.items()):
+            return None
+        self._seen = now
+        return Status.RUNNING
+
+
+class PlcPost:
+    """Keeps verdicts for a PLC, and writes them to it.
+
+    Args:
+        path: The file in which they are kept.
+        plc: The PLC.
+        say: Is given what users should know. Another thread calls it.
+
+    Raises:
+        OutputError: The file cannot be used.
+        PlcRefusesError: The PLC answers, and refuses what kdx asks.
+    """
+
+    def __init__(self, path: Path, plc: Plc, say: Callable[[str], None]) -> None:
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="kdx serve plc")
+        try:
+            self._ledger = self._thread.submit(Ledger, path, create=True).result()
+            self._link = PlcLink(path, plc, say)
+            self._link.check()
+        except BaseException:
+            self._thread.shutdown()
+            raise
+        self._link.start()
+
+    def keep(self, record: VerdictRecord) -> None:
+        """Keep a verdict.
+
+        Raises:
+            BackendError: It cannot be kept, so nobody may act on it.
+        """
+        self._do(lambda: self._ledger.post(PlcLink.receiver, encode_json(record, on_one_line=True) + b"\n"))
+        self._link.notice()
+
+    def check(self) -> None:
+        """Try whether verdicts can be kept.
+
+        Raises:
+            BackendError: They cannot.
+        """
+        self._do(lambda: self._ledger.set_fact("check", 1))
+
+    async def pulse(self, judges: Iterable[AtWork]) -> None:
+        """Tell the link of the progress of judges, until the task is cancelled."""
+        progress = Progress(judges)
+        while True:
+            status = progress.look()
+            if status is not None:
+                self._link.pulse(status)
+            await asyncio.sleep(_PULSE_SECONDS)
+
+    def close(self) -> None:
+        """Tell the PLC that kdx stops. What it did not take waits for the next call."""
+        self._link.end()
+        self._thread.submit(self._ledger.close)
+        self._thread.shutdown()
+
+    def _do(self, work: Callable[[], None]) -> None:
+        try:
+            self._thread.submit(self._in_transaction, work).result()
+        except (OSError, OutputError) as error:
+            raise BackendError(f"the verdict could not be kept for the PLC: {error}") from error
+
+    def _in_transaction(self, work: Callable[[], None]) -> None:
+        with self._ledger.transaction():
+            work()
