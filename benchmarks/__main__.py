@@ -6,7 +6,8 @@ import sys
 from importlib import import_module
 
 BENCHMARKS = (
-    "accuracy", "archive", "bands", "compact", "cpu", "embed", "frontier", "gpu", "robustness", "tiling", "tables",
+    "accuracy", "archive", "bands", "compact", "cpu", "embed", "frontier", "gpu", "robustness", "station",
+    "tiling", "tables",
 )  # fmt: skip
 
 

@@ -22,6 +22,7 @@ from benchmarks.frontier.table import frontier_table
 from benchmarks.gpu.table import gpu_table
 from benchmarks.results import Result, result_file
 from benchmarks.robustness.table import robustness_table
+from benchmarks.station.table import station_table
 from benchmarks.tiling.table import tiling_table
 
 # The benchmark whose result each table shows, and what renders it.
@@ -32,6 +33,7 @@ TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], list[str]]]] = {
     "family": ("compact", family_table),
     "frontier": ("compact", frontier_table),  # and of `accuracy` and `frontier`, as far as they are there
     "robustness": ("robustness", robustness_table),
+    "station": ("station", station_table),
     "scaled": ("cpu", scaling_table),
     "scaling": ("cpu", scaling_text),
     "tiling": ("tiling", tiling_table),

@@ -72,7 +72,7 @@ def fill(filler: Path, free_pages: int) -> None:
         file.truncate(max(size - free_pages * _PAGE, 0))
 
 
-def mount(folder: Path) -> None:
+def mount(folder: Path, megabytes: int = 24) -> None:
     """Mount a disk in memory, where nobody else sees it.
 
     Raises:
@@ -86,7 +86,7 @@ def mount(folder: Path) -> None:
         for name, text in (("setgroups", "deny"), ("uid_map", f"0 {user} 1"), ("gid_map", f"0 {group} 1")):
             Path(f"/proc/self/{name}").write_text(text, encoding="ascii")
     _call("mount", b"none", b"/", None, _RECURSIVE | _PRIVATE, None)
-    _call("mount", b"none", os.fsencode(folder), b"tmpfs", 0, b"size=24m")
+    _call("mount", b"none", os.fsencode(folder), b"tmpfs", 0, b"size=%dm" % megabytes)
 
 
 def _call(name: str, *arguments: Any) -> None:
