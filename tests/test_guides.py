@@ -15,6 +15,7 @@ from contextlib import ExitStack, contextmanager
 from importlib.util import find_spec
 from itertools import pairwise
 from pathlib import Path
+from urllib.request import urlopen
 
 import numpy as np
 import pytest
@@ -112,7 +113,9 @@ def serving(line: str) -> Iterator[str]:
     with subprocess.Popen(command, stdout=subprocess.PIPE, encoding="utf-8") as process:
         try:
             assert process.stdout is not None
-            yield json.loads(process.stdout.readline())["url"].removeprefix("http://")
+            url = json.loads(process.stdout.readline())["url"]
+            urlopen(f"{url}/health").close()  # from now on, it ends in order
+            yield url.removeprefix("http://")
         finally:
             process.terminate()
     assert process.returncode in {0, 1}  # Windows ends it at once
