@@ -23,6 +23,7 @@ def serve(
     tls_key: Path | None = typer.Option(None, "--tls-key", help="Private key of the certificate (PEM)."),
     token_file: Path | None = typer.Option(None, help="File with the token that every request must have."),
     no_token: bool = typer.Option(False, "--no-token", help="Let other machines use the server without a token."),
+    product: str | None = typer.Option(None, help="Finds the bundle's name in the part: a regex, `(?P<product>...)`."),
     queue: int = typer.Option(32, min=1, max=10_000, help="Requests that a bundle may have at once; more get a 503."),
     max_body: int = typer.Option(64, min=1, max=4096, help="Largest body of a request, in MiB."),
     data: Path | None = typer.Option(None, help="Folder that keeps parts which are not good, for review on the page."),
@@ -50,8 +51,8 @@ def serve(
         at = None if plc is None else plc_at(parse_plc(plc))
     options = ServeOptions(
         host=host, port=port, tls_cert=tls_cert, tls_key=tls_key, token=read_token(token_file), no_token=no_token,
-        places=queue, max_body=max_body << 20, data=data, data_bytes=data_gb and data_gb * 10**9, camera=camera,
-        plc=at,
+        places=queue, max_body=max_body << 20, product=product, data=data, data_bytes=data_gb and data_gb * 10**9,
+        camera=camera, plc=at,
     )  # fmt: skip
     how = LoadOptions(backend=backend, precision=precision, threads=threads, require_signature=require_signature)
     with server_of(bundles, options, how, say) as server:

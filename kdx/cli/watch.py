@@ -31,6 +31,7 @@ def watch(
     mqtt: str | None = typer.Option(None, help="Publish each verdict: mqtt://HOST/TOPIC, or mqtts:// with TLS."),
     plc: str | None = typer.Option(None, help="Write verdicts to a PLC: modbus://HOST/REGISTER or opc.tcp://HOST."),
     part_id: str | None = typer.Option(None, help="Regular expression: `(?P<part>...)` or `(?P<product>...)` or both."),
+    product: str | None = typer.Option(None, help="One with `(?P<product>...)`, searched in the part that was found."),
     part_of: str | None = typer.Option(None, help="One for several views: `(?P<part>...)` and `(?P<view>...)`."),
     views: str | None = typer.Option(None, help="With --part-of: the views that make a part, such as left,right."),
     part_timeout: float | None = typer.Option(None, min=0, help="Seconds in which a part's views arrive. Default: 10."),
@@ -55,8 +56,8 @@ def watch(
     options = watch_options(
         folder, output, bundle, camera=camera, queue=queue, trigger=trigger, trigger_timeout=trigger_timeout,
         move=move, link=link, heat_maps=heat_maps, csv=csv, semicolons=semicolons, command=command, mqtt=mqtt,
-        plc=plc, part_id=part_id, part_of=part_of, views=views, part_timeout=part_timeout, keep=keep, settle=settle,
-        scan_every=scan_every, backlog=backlog, backend=backend, precision=precision, threads=threads,
+        plc=plc, part_id=part_id, product=product, part_of=part_of, views=views, part_timeout=part_timeout, keep=keep,
+        settle=settle, scan_every=scan_every, backlog=backlog, backend=backend, precision=precision, threads=threads,
         require_signature=require_signature, once=once,
     )  # fmt: skip
     extras = ("camera" if camera else "watch") + ",mqtt" * bool(mqtt or trigger) + ",plc" * bool(plc)

@@ -27,16 +27,23 @@ class NamePattern:
     Attributes:
         pattern: The expression, which is searched in the path relative to the watched folder.
         views: The views that make a part; empty if each file is a part of its own.
+        product: An expression with the group ``product``, which is searched in the part; None where
+            the product is a group of ``pattern``, or each part has the same one.
     """
 
     pattern: re.Pattern[str] | None = None
     views: tuple[str, ...] = ()
+    product: re.Pattern[str] | None = None
 
     def read(self, name: str) -> PartName:
         """Return what the name of a file says."""
         found = None if self.pattern is None else self.pattern.search(name)
         groups = {} if found is None else found.groupdict()
-        return PartName(groups.get(PART), groups.get(PRODUCT), groups.get(VIEW) if self.views else None)
+        part, product = groups.get(PART), groups.get(PRODUCT)
+        if self.product is not None:
+            found = self.product.search(part or "")
+            product = None if found is None else found[PRODUCT]
+        return PartName(part, product, groups.get(VIEW) if self.views else None)
 
     def require_view(self, name: str) -> None:
         """Check that a file is a view of a part, where parts have several views.
@@ -53,8 +60,27 @@ class NamePattern:
             )
 
 
+def product_pattern(text: str | None) -> re.Pattern[str] | None:
+    """Return the expression by which users find the product in a part; None for None.
+
+    Raises:
+        OptionError: It is invalid, or lacks the group ``product``.
+    """
+    if text is None:
+        return None
+    pattern = _compiled("product", text)
+    if PRODUCT not in pattern.groupindex:
+        raise OptionError("`product` lacks the group product", expected="(?P<product>...)", received=text)
+    return pattern
+
+
 def name_pattern(
-    part_id: str | None, part_of: str | None = None, views: Sequence[str] = (), *, has_products: bool = False
+    part_id: str | None,
+    part_of: str | None = None,
+    views: Sequence[str] = (),
+    *,
+    product: str | None = None,
+    has_products: bool = False,
 ) -> NamePattern:
     """Return the pattern that users give.
 
@@ -62,6 +88,7 @@ def name_pattern(
         part_id: An expression with the group ``part``, ``product``, or both; or None.
         part_of: The same with the group ``view`` too, for parts of several views; or None.
         views: The views that make a part.
+        product: As for :func:`product_pattern`.
         has_products: Whether the bundle is chosen by product.
 
     Raises:
@@ -75,14 +102,17 @@ def name_pattern(
             fix="`part_of=REGEX` with the groups (?P<part>...) and (?P<view>...), and `views=left,right`",
         )
     option, text = ("part_id", part_id) if part_of is None else ("part_of", part_of)
-    needed = {PART, VIEW} if part_of is not None else {PRODUCT} if has_products else set()
+    if product is not None and not has_products:
+        raise OptionError(
+            "`product` has no effect: one bundle judges every part, or a trigger names the product",
+            fix="leave it out, or name a bundle for each product: `bundle=PRODUCT=PATH`",
+        )
+    chosen_by = PART if product is not None else PRODUCT
+    needed = {PART, VIEW} if part_of is not None else {chosen_by} if has_products else set()
     groups: set[str] = set()
     pattern = None
     if text is not None:
-        try:
-            pattern = re.compile(text)
-        except re.error as error:
-            raise OptionError(f"`{option}` is not a regular expression: {error}", received=text) from error
+        pattern = _compiled(option, text)
         groups = set(pattern.groupindex)
         if not groups & {PART, PRODUCT}:
             needed |= {PART}
@@ -92,4 +122,11 @@ def name_pattern(
             expected=f"a regular expression with {' and '.join(f'(?P<{name}>...)' for name in sorted(needed))}",
             received=text or "nothing",
         )
-    return NamePattern(pattern, tuple(dict.fromkeys(views)))
+    return NamePattern(pattern, tuple(dict.fromkeys(views)), product_pattern(product))
+
+
+def _compiled(option: str, text: str) -> re.Pattern[str]:
+    try:
+        return re.compile(text)
+    except re.error as error:
+        raise OptionError(f"`{option}` is not a regular expression: {error}", received=text) from error

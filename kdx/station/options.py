@@ -89,6 +89,7 @@ def watch_options(
     mqtt: str | None,
     plc: str | None,
     part_id: str | None,
+    product: str | None,
     part_of: str | None,
     views: str | None,
     part_timeout: float | None,
@@ -150,7 +151,9 @@ def watch_options(
         csv=csv_style(semicolons=semicolons) if csv else None,
         settle=WatchOptions.settle if settle is None else settle,
         scan_every=WatchOptions.scan_every if scan_every is None else scan_every,
-        pattern=name_pattern(part_id, part_of, names, has_products=None not in bundles and trigger is None),
+        pattern=name_pattern(
+            part_id, part_of, names, product=product, has_products=None not in bundles and trigger is None
+        ),
         part_timeout=WatchOptions.part_timeout if part_timeout is None else part_timeout,
         keep=None if keep is None else parse_keep(keep),
         backlog=backlog,

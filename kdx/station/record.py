@@ -16,7 +16,7 @@ import msgspec
 
 from kdx.bundle.variants import graph_file
 from kdx.decision.verdict import Decision, verdict_fields
-from kdx.errors import ImageError, KdxError
+from kdx.errors import ImageError, InputError, KdxError
 
 if TYPE_CHECKING:
     from kdx.bundle.bundle import Bundle
@@ -208,12 +208,12 @@ def not_judged(shown: Shown, error: KdxError, by: JudgedBy | None, reason: NotJu
 
     Args:
         shown: What the image is.
-        error: What happened. After an ``ImageError`` without a reason, the verdict is
-            ``unreadable``; after anything else it is ``undecided``.
+        error: What happened. After an ``ImageError`` or an ``InputError`` without a reason, the
+            verdict is ``unreadable``; after anything else it is ``undecided``.
         by: What would have judged it; None if no bundle belongs to the part.
         reason: Why there is no verdict; None takes ``BACKEND_FAILED`` for an undecided image.
     """
-    is_unreadable = isinstance(error, ImageError) and reason is None
+    is_unreadable = isinstance(error, (ImageError, InputError)) and reason is None
     if reason is None and not is_unreadable:
         reason = NotJudged.BACKEND_FAILED
     nobody = dict.fromkeys(("bundle", "bundle_sha256", "graph_sha256", "backend", "precision"))

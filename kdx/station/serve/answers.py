@@ -18,6 +18,7 @@ class Asked(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         layout: How the bytes of a frame are laid out; None for the content of a file.
         part_id: The part that the image shows, or None.
+        product: The product by which the bundle is chosen, or None.
         image: What the request calls the image, or None.
         map: The format of the map; None for no map.
         min_area: The smallest area of a region, in pixels of the image.
@@ -26,6 +27,7 @@ class Asked(msgspec.Struct, frozen=True, kw_only=True):
 
     layout: Layout | Buffer | None = None
     part_id: str | None = None
+    product: str | None = None
     image: str | None = None
     map: MapFormat | None = None
     min_area: float = 0.0

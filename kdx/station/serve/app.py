@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from http import HTTPStatus
 from typing import Any
@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect, Request
@@ -18,12 +19,14 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from kdx.errors import BackendError, KdxError, OptionError
+from kdx.station.names import product_pattern
 from kdx.station.serve.access import Access
-from kdx.station.serve.answers import VerdictAnswer
+from kdx.station.serve.answers import Asked, VerdictAnswer
 from kdx.station.serve.camera import TriggeredCamera
 from kdx.station.serve.figures import Figures
-from kdx.station.serve.judge import Job, Judge
+from kdx.station.serve.judge import Job, Judge, Observer
 from kdx.station.serve.live_page import LivePage
+from kdx.station.serve.nobody import Nobody
 from kdx.station.serve.openapi import openapi_document
 from kdx.station.serve.options import ServeOptions, verdicts_path
 from kdx.station.serve.problems import RefusedError, problem_response
@@ -42,6 +45,7 @@ class Service:
         figures: What ``/metrics`` shows.
         options: The limits of requests.
         page: The live page.
+        observers: They receive the records of images that no bundle judges.
         camera: The camera that requests can trigger, or None.
     """
 
@@ -51,10 +55,13 @@ class Service:
         figures: Figures,
         options: ServeOptions,
         page: LivePage,
+        observers: Sequence[Observer],
         camera: TriggeredCamera | None = None,
     ) -> None:
         self._camera = camera
         self._judges, self._figures, self._options, self._page = judges, figures, options, page
+        self._product_in_part = product_pattern(options.product)
+        self._nobody = Nobody(observers, figures, options.places)
         self._openapi = msgspec.json.encode(openapi_document(judges))
 
     @property
@@ -78,9 +85,12 @@ class Service:
 
     async def verdict(self, request: Request) -> Response:
         """Judge the image in a request."""
-        judge = self._judge(request.path_params.get("name"))
-        asked = asked_of(request)
-        with judge.place():
+        judge, asked = self._chosen(request)
+        if judge is None:
+            with self._nobody.places.take():
+                body = await read_body(request, self._options.max_body, self._options.body_seconds)
+                raise await run_in_threadpool(self._nobody.refusal, Job(body, asked), self._judges)
+        with judge.places.take():
             job = Job(await read_body(request, self._options.max_body, self._options.body_seconds), asked)
             answer = await _unless_gone(request, judge.submit(job))
             if answer is None:
@@ -91,17 +101,18 @@ class Service:
 
     async def trigger(self, request: Request) -> Response:
         """Take a frame of the camera, and judge it."""
-        judge = self._judge(request.path_params.get("name"))
+        judge, asked = self._chosen(request)
         if self._camera is None:
             error = OptionError("this server has no camera", fix="start it with one: kdx serve BUNDLE --camera SOURCE")
             raise RefusedError(HTTPStatus.NOT_FOUND, error)
-        asked = asked_of(request)
         if request.headers.get("content-length", "0") != "0" or "transfer-encoding" in request.headers:
             error = OptionError(
                 "a trigger has no body: the camera takes the image", fix="send the image to .../verdicts"
             )
             raise RefusedError(HTTPStatus.BAD_REQUEST, error, {"Connection": "close"})
-        with judge.place():
+        if judge is None:
+            raise await run_in_threadpool(self._nobody.refusal, Job(b"", asked), self._judges)
+        with judge.places.take():
             shot = await asyncio.wrap_future(self._camera.take())
             job = Job(shot.data, asked, shot.info)
             if shot.error is not None:
@@ -137,6 +148,28 @@ class Service:
         """Return the description of this interface."""
         return Response(self._openapi, media_type="application/json")
 
+    def _product(self, asked: Asked) -> str | None:
+        """Return the product that a request names, itself or by its part; None for none."""
+        if asked.product is not None or self._product_in_part is None:
+            return asked.product
+        found = self._product_in_part.search(asked.part_id or "")
+        return "" if found is None else found["product"] or ""
+
+    def _chosen(self, request: Request) -> tuple[Judge | None, Asked]:
+        """Return what judges a request, and what it asks for; None if its product has no bundle.
+
+        A part that no bundle judges is undecided, and is never good.
+        """
+        asked, name = asked_of(request), request.path_params.get("name")
+        if name is not None and asked.product is not None:
+            error = OptionError("`product` has no effect: the path names the bundle", received=asked.product)
+            raise RefusedError(HTTPStatus.BAD_REQUEST, error)
+        if name is None:
+            asked = msgspec.structs.replace(asked, product=self._product(asked))
+            if asked.product is not None and asked.product not in self._judges:
+                return None, asked
+        return self._judge(name or asked.product), asked
+
     def _judge(self, name: str | None) -> Judge:
         if name is None and len(self._judges) == 1:
             return next(iter(self._judges.values()))
@@ -144,6 +177,7 @@ class Service:
             error = OptionError(
                 "several bundles are served, and the path names none",
                 expected=" or ".join(verdicts_path(each) for each in self._judges),
+                fix="or name the `product`, or serve with --product REGEX, which reads it from the part",
             )
             raise RefusedError(HTTPStatus.BAD_REQUEST, error)
         if name not in self._judges:

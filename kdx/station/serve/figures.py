@@ -41,6 +41,7 @@ class Figures:
 
     Attributes:
         registry: The registry, to which detectors add theirs (``kdx.load(..., metrics=registry)``).
+        no_bundle: The images that are undecided because no bundle belongs to their product.
     """
 
     def __init__(self) -> None:
@@ -53,6 +54,11 @@ class Figures:
         self._full = self._counter("full", "Requests refused because too many waited.")
         self._left = self._counter("left", "Requests whose client had gone before its turn.")
         self._refused = self._counter("refused", "Images that the detector does not take.")
+        self.no_bundle = Counter(
+            "kdx_serve_no_bundle",
+            "Images that are undecided because no bundle belongs to their product.",
+            registry=self.registry,
+        )
         self._failed = self._counter("failed", "Images that are undecided because the backend failed.")
         self._missed = self._counter("missed", "Triggers that are undecided because no whole frame came in time.")
 

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import math
 import time
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
 from functools import cached_property
 from http import HTTPStatus
 from typing import Protocol
@@ -25,11 +23,10 @@ from kdx.station.serve.answers import Asked, BundleInfo, VerdictAnswer, answer_o
 from kdx.station.serve.figures import BundleFigures
 from kdx.station.serve.live import Seen
 from kdx.station.serve.options import verdicts_path
+from kdx.station.serve.places import Places
 from kdx.station.serve.problems import RefusedError, refused
 from kdx.station.serve.sent_image import frame_of
 from kdx.storage.files import sha256_bytes
-
-_HARDLY_ANY = 0.2  # the weight of the latest duration in their running mean
 
 
 class Observer(Protocol):
@@ -39,8 +36,8 @@ class Observer(Protocol):
         """Take a verdict."""
         ...
 
-    def refuse(self, bundle: str) -> None:
-        """Count an image that could not be used and has no verdict."""
+    def refuse(self, seen: Seen) -> None:
+        """Take an image that could not be used; its record says ``unreadable``."""
         ...
 
 
@@ -54,10 +51,6 @@ class Keeper(Protocol):
     def check(self) -> None:
         """Try whether verdicts can be kept."""
         ...
-
-
-class BusyError(KdxError):
-    """Too many requests wait for a bundle."""
 
 
 class Job:
@@ -75,11 +68,15 @@ class Job:
     @cached_property
     def shown(self) -> Shown:
         """The image in records. Its hash is computed by the judge's thread, not by the server's."""
-        sha256 = sha256_bytes(self.data) if self.data else None
-        shown = Shown(image=self.asked.image, image_sha256=sha256, part_id=self.asked.part_id)
-        if self.frame is None:
+        asked, frame = self.asked, self.frame
+        shown = Shown(
+            image=asked.image,
+            image_sha256=sha256_bytes(self.data) if self.data else None,
+            part_id=asked.part_id,
+            product=asked.product or None,
+        )
+        if frame is None:
             return shown
-        frame = self.frame
         return msgspec.structs.replace(shown, camera=frame.camera, frame=frame.frame, frame_time=frame.time)
 
     def forget(self) -> None:
@@ -115,11 +112,10 @@ class Judge:
         places: int,
         keeper: Keeper | None = None,
     ) -> None:
-        self.name, self.detector, self.by, self.figures, self.places = name, detector, by, figures, places
+        self.name, self.detector, self.by, self.figures = name, detector, by, figures
+        self.places = Places(name, places, figures)
         self._observers, self._keeper = observers, keeper
         self.is_working = True
-        self._taken = 0
-        self._seconds = 0.0
         self._trial: Future[None] | None = None
         self._ping: Future[None] | None = None
         self.progress = 0
@@ -137,31 +133,8 @@ class Judge:
             threshold=detector.threshold,
             review_threshold=detector.review_threshold,
             pixel_threshold=detector.pixel_threshold,
-            queue=self.places,
+            queue=self.places.count,
         )
-
-    @contextmanager
-    def place(self) -> Iterator[None]:
-        """Take a place for a request, from before its body is received until it is answered.
-
-        Raises:
-            RefusedError: All places are taken.
-        """
-        if self._taken >= self.places:
-            self.figures.full.inc()
-            seconds = max(1, math.ceil(self._taken * self._seconds))
-            error = BusyError(
-                f"all {self.places} places of '{self.name}' are taken, and the image was not judged",
-                fix=f"send it again in {seconds} s, or send fewer images at once",
-            )
-            raise RefusedError(HTTPStatus.SERVICE_UNAVAILABLE, error, {"Retry-After": str(seconds)})
-        self._taken += 1
-        self.figures.places.inc()
-        try:
-            yield
-        finally:
-            self._taken -= 1
-            self.figures.places.dec()
 
     def submit(self, job: Job) -> Future[VerdictAnswer]:
         """Put a job into the queue; cancelling the future before its turn takes the job out."""
@@ -212,22 +185,25 @@ class Judge:
             if isinstance(error, BackendError):
                 raise self._failed(job, error, started) from error
             self.figures.refused.inc()
+            record = not_judged(job.shown, error, self.by)
             for observer in self._observers:
-                observer.refuse(self.name)
-            raise refused(error) from error
+                observer.refuse(self._seen(job, record, None, started))
+            raise refused(error, record) from error
         except Exception as error:
             traceback.print_exc()
             text = f"{type(error).__name__}: {error}"
             raise self._failed(job, BackendError(text, fix="see the log of kdx serve"), started) from error
         finally:
             self._proceed()
-            self._seconds += _HARDLY_ANY * (time.perf_counter() - started - self._seconds)
+            self.places.add_time(time.perf_counter() - started)
         return answer
 
     def _tell(self, job: Job, record: VerdictRecord, verdict: Verdict | None, started: float) -> None:
-        milliseconds = 1e3 * (time.perf_counter() - started)
         for observer in self._observers:
-            observer.add(Seen(self.name, record, job.data, job.asked, verdict, milliseconds))
+            observer.add(self._seen(job, record, verdict, started))
+
+    def _seen(self, job: Job, record: VerdictRecord, verdict: Verdict | None, started: float) -> Seen:
+        return Seen(self.name, record, job.data, job.asked, verdict, 1e3 * (time.perf_counter() - started))
 
     def _failed(self, job: Job, error: BackendError, started: float) -> RefusedError:
         """Return the answer for an image on which the backend failed: it is undecided."""

@@ -20,6 +20,8 @@ from kdx.station.serve.answers import Asked
 _MOST_SHOWN, _MOST_BYTES = 60, 128 << 20
 _ON_PAGE = 12
 _TIMED = 500
+# Stands for the bundle of images that none judges.
+NO_BUNDLE = "no bundle"
 # Computing the drift takes a millisecond: it is done once in so many verdicts.
 _VERDICTS_A_DRIFT = 25
 
@@ -33,7 +35,7 @@ class Seen:
         record: The record of the verdict.
         data: The body of the request.
         asked: What the request asked for, with the layout of a frame.
-        verdict: The verdict; None if the backend failed.
+        verdict: The verdict; None if the backend failed, or if the image could not be used.
         milliseconds: The time from the body to the answer.
     """
 
@@ -116,6 +118,18 @@ class Shift(msgspec.Struct, frozen=True, kw_only=True):
     latest: list[Glance]
 
 
+class KeptShift(msgspec.Struct, frozen=True, kw_only=True):
+    """What a server that is started again continues.
+
+    Attributes:
+        since: The UTC time at which the shift began.
+        counts: Of each bundle, the counts as in :class:`ShiftOfBundle`.
+    """
+
+    since: str
+    counts: dict[str, dict[str, int]]
+
+
 @dataclass
 class _OfBundle:
     counts: Counter[str] = field(default_factory=Counter)
@@ -130,13 +144,16 @@ class Live:
 
     Args:
         drift_of: What computes the drift of each bundle's scores; NaN or None for too few.
+        before: The shift that an earlier server began, or None.
     """
 
-    def __init__(self, drift_of: Mapping[str, Any]) -> None:
+    def __init__(self, drift_of: Mapping[str, Any], before: KeptShift | None = None) -> None:
         self.version = 0
-        self.since = time_now()
+        self.since = time_now() if before is None else before.since
         self._drift_of = drift_of
-        self._bundles = {name: _OfBundle() for name in drift_of}
+        counted = {} if before is None else before.counts
+        names = [*drift_of, *({NO_BUNDLE} & set(counted))]
+        self._bundles = {name: _OfBundle(Counter(counted.get(name))) for name in names}
         self._shown: deque[Seen] = deque()
         self._bytes = 0
         self._lock = threading.Lock()
@@ -145,7 +162,7 @@ class Live:
         """Take a verdict."""
         with self._lock:
             self.version += 1
-            ours = self._bundles[seen.bundle]
+            ours = self._bundles.setdefault(seen.bundle, _OfBundle())
             ours.counts[seen.record.verdict] += 1
             ours.milliseconds.append(seen.milliseconds)
             ours.scored += 1
@@ -154,11 +171,16 @@ class Live:
             while len(self._shown) > _MOST_SHOWN or (self._bytes > _MOST_BYTES and len(self._shown) > 1):
                 self._bytes -= self._shown.popleft().size
 
-    def refuse(self, bundle: str) -> None:
+    def refuse(self, seen: Seen) -> None:
         """Count an image that could not be used and has no verdict."""
         with self._lock:
             self.version += 1
-            self._bundles[bundle].counts[UNREADABLE] += 1
+            self._bundles[seen.bundle].counts[UNREADABLE] += 1
+
+    def kept(self) -> KeptShift:
+        """Return what a server that is started again continues."""
+        with self._lock:
+            return KeptShift(since=self.since, counts={name: dict(ours.counts) for name, ours in self._bundles.items()})
 
     def find(self, verdict_id: str) -> Seen | None:
         """Return a verdict that is still shown, or None."""
@@ -192,7 +214,7 @@ class Live:
 
     def _figures(self, name: str, ours: _OfBundle) -> ShiftOfBundle:
         if ours.scored >= ours.drift_at + _VERDICTS_A_DRIFT:
-            effect = self._drift_of[name]()
+            effect = self._drift_of[name]() if name in self._drift_of else None
             ours.drift = float(effect) if effect is not None and np.isfinite(effect) else None
             ours.drift_at = ours.scored
         times = np.percentile(ours.milliseconds, (50, 99)) if ours.milliseconds else None

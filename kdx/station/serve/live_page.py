@@ -131,7 +131,8 @@ class LivePage:
     async def picture(self, request: Request) -> Response:
         """Return the image of a late verdict, or its heat map."""
         seen, kind = self._live.find(request.path_params["verdict_id"]), request.path_params["kind"]
-        if seen is None or not seen.data or kind not in {"image", "heat"}:
+        is_known = seen is not None and seen.data and seen.bundle in self._judges
+        if seen is None or not is_known or kind not in {"image", "heat"}:
             raise _no_picture()
         detector = self._judges[seen.bundle].detector
         drawn = await run_in_threadpool(picture_of if kind == "image" else heat_of, seen, detector)

@@ -19,11 +19,11 @@ _IMAGE_TYPES = ("image/png", "image/jpeg", "image/bmp", "image/tiff")
 _REFUSALS = {
     400: "A parameter is unknown or invalid.",
     401: "The token is missing or wrong.",
-    404: "No bundle has that name.",
+    404: "No bundle has that name; or none belongs to the product, and `record` says that the part is undecided.",
     408: "The body did not arrive in time.",
     413: "The body is too large.",
     415: "The content type is not one of an image.",
-    422: "The image cannot be used: damaged, of the wrong size or kind, or several pictures. It has no verdict.",
+    422: "The image cannot be used: damaged, of the wrong size or kind, or several pictures. `record` says so.",
     500: "The backend failed. The image is undecided; `record` says so.",
     502: "The camera gave no whole frame in time. The part is undecided; `record` says so.",
     503: "Too many images wait. Send it again after the seconds in Retry-After.",
@@ -75,18 +75,18 @@ def openapi_document(names: Iterable[str]) -> dict[str, Any]:
         "info": {"title": "kdx serve", "version": __version__, "summary": "Visual anomaly detection over HTTP."},
         "paths": {
             "/v1/bundles/{name}/verdicts": {
-                "post": {**judge, "operationId": "judge", "parameters": [name, *_parameters()]}
+                "post": {**judge, "operationId": "judge", "parameters": [name, *_parameters()[1:]]}
             },
             "/v1/verdicts": {
                 "post": {
                     **judge,
-                    "summary": "Judge an image, where one bundle is served",
+                    "summary": "Judge an image by the only bundle, or by that of its product",
                     "operationId": "judgeByTheOnlyBundle",
                     "parameters": _parameters(),
                 }
             },
             "/v1/bundles/{name}/trigger": {
-                "post": {**trigger, "operationId": "trigger", "parameters": [name, *_parameters(of_frame=False)]}
+                "post": {**trigger, "operationId": "trigger", "parameters": [name, *_parameters(of_frame=False)[1:]]}
             },
             "/v1/trigger": {
                 "post": {
@@ -135,6 +135,7 @@ def _parameters(*, of_frame: bool = True) -> list[dict[str, Any]]:
     pixel_format = {"type": "string", "enum": list(PIXEL_FORMATS)}
     stride = {"type": "integer", "minimum": 1}
     asked = [
+        _parameter("product", "The product, which is the name of the bundle that judges.", text),
         _parameter("map", "Return the map in this format.", {"type": "string", "enum": list(MAP_FORMATS)}),
         _parameter("min_area", "The smallest area of a region, in pixels.", {"type": "number", "minimum": 0}),
         _parameter("pixel_size_um", "What a pixel shows of the part, in µm; adds areas in mm².", positive),

@@ -34,6 +34,8 @@ class ServeOptions:
             judged.
         max_body: The largest body of a request in bytes.
         body_seconds: The time within which a body must arrive.
+        product: An expression with the group ``product``, which is searched in the part and finds
+            the name of the bundle that judges it; None where requests name the bundle.
         data: The folder for parts to review, or None.
         data_bytes: How many bytes images in it may take; None for :data:`DATA_BYTES`.
         camera: A camera that requests can trigger, as users name it; None for no camera.
@@ -53,6 +55,7 @@ class ServeOptions:
     places: int = 32
     max_body: int = 64 << 20
     body_seconds: float = 30.0
+    product: str | None = None
     data: Path | None = None
     data_bytes: int | None = None
     camera: str | None = None

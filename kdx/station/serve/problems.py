@@ -36,8 +36,8 @@ class Problem(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         expected: What was expected.
         received: What was received.
         fix: What the sender of the request can do.
-        record: The record of the image that could not be judged and is undecided; only where the
-            backend failed.
+        record: The record of the image: undecided where the backend failed, unreadable where the
+            image could not be used; None where the request was wrong before that.
     """
 
     title: str
@@ -72,9 +72,10 @@ class RefusedError(Exception):
         self.status, self.error, self.headers, self.record = status, error, headers, record
 
 
-def refused(error: KdxError) -> RefusedError:
+def refused(error: KdxError, record: VerdictRecord | None = None) -> RefusedError:
     """Return how a request is answered after an error that was raised while it was read."""
-    return RefusedError(next((status for kind, status in _STATUS if isinstance(error, kind)), 500), error)
+    status = next((status for kind, status in _STATUS if isinstance(error, kind)), 500)
+    return RefusedError(status, error, record=record)
 
 
 def problem_of(refusal: RefusedError) -> Problem:

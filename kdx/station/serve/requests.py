@@ -18,7 +18,18 @@ if TYPE_CHECKING:
     from starlette.requests import Request
 
 RAW = "application/octet-stream"
-PARAMETERS = ("map", "min_area", "pixel_size_um", "part_id", "image", "shape", "dtype", "pixel_format", "stride")
+PARAMETERS = (
+    "map",
+    "min_area",
+    "pixel_size_um",
+    "part_id",
+    "product",
+    "image",
+    "shape",
+    "dtype",
+    "pixel_format",
+    "stride",
+)
 PART_ID, SHAPE, DTYPE, PIXEL_FORMAT, STRIDE = "X-Part-Id", "X-Shape", "X-Dtype", "X-Pixel-Format", "X-Stride"
 _OF_FRAMES = {"shape": SHAPE, "dtype": DTYPE, "pixel_format": PIXEL_FORMAT, "stride": STRIDE}
 _HEADERS = {"part_id": PART_ID, **_OF_FRAMES}
@@ -48,6 +59,7 @@ def asked_of(request: Request) -> Asked:
         asked = Asked(
             layout=_layout(request),
             part_id=_name("part_id", _value(request, "part_id")),
+            product=_name("product", query.get("product")),
             image=_name("image", query.get("image")),
             map=_map(query["map"]) if "map" in query else None,
             min_area=_number("min_area", query.get("min_area", "0")),

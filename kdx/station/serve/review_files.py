@@ -23,9 +23,9 @@ _SUFFIXES = {
 }
 
 
-def suffix_of(data: bytes) -> str:
-    """Return the suffix for the content of an image file."""
-    return next((each for head, each in _SUFFIXES.items() if data.startswith(head)), ".png")
+def suffix_of(data: bytes, other: str = ".png") -> str:
+    """Return the suffix for the content of an image file; ``other`` for what is no known one."""
+    return next((each for head, each in _SUFFIXES.items() if data.startswith(head)), other)
 
 
 def heat_file(image: Path) -> Path:

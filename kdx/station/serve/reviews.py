@@ -26,7 +26,7 @@ from kdx.decision.verdict import Decision
 from kdx.errors import InputError, KdxError, OutputError
 from kdx.imaging.images import encode_png
 from kdx.runtime.detector import Detector
-from kdx.station.record import VerdictRecord, time_now
+from kdx.station.record import UNREADABLE, VerdictRecord, time_now
 from kdx.station.serve.live import Glance, Seen
 from kdx.station.serve.pictures import heat_of, rgb_of
 from kdx.station.serve.review_files import IMAGES, heat_file, remove_image, remove_orphans, suffix_of, write_image
@@ -51,6 +51,13 @@ _INDEXES = """
 CREATE INDEX IF NOT EXISTS parts_by_bundle ON parts (bundle, said, id);
 CREATE INDEX IF NOT EXISTS statements_by_part ON statements (verdict_id);
 """
+# Whether a part belongs into the data set of what operators said, which holds images.
+_IS_IMAGE = f"(json_extract(record, '$.verdict') != '{UNREADABLE}' AND json_extract(record, '$.bundle') IS NOT NULL)"
+# The parts that may go, in the order in which they do.
+_GOING = (
+    "SELECT verdict_id, file, bytes FROM parts WHERE said IS NULL AND NOT EXISTS "  # noqa: S608
+    f"(SELECT 1 FROM statements WHERE statements.verdict_id = parts.verdict_id) ORDER BY {_IS_IMAGE}, id"
+)
 _MOST_PENDING = 128 << 20  # bytes of parts that are not yet written
 _ON_PAGE = 24  # of each bundle
 
@@ -95,10 +102,11 @@ class Reviews:
         if is_slow:
             self._lose()
             return
-        self._thread.submit(self._add, seen, self._detectors[seen.bundle])
+        self._thread.submit(self._add, seen, self._detectors.get(seen.bundle))
 
-    def refuse(self, bundle: str) -> None:
-        """Do nothing: an image without a verdict is not a part to review."""
+    def refuse(self, seen: Seen) -> None:
+        """Keep what was sent as an image and could not be used: somebody must look at the part."""
+        self.add(seen)
 
     def say(self, verdict_id: str, statement: Statement) -> Future[None]:
         """Keep what an operator says of a part; its future may raise an error of kdx."""
@@ -162,7 +170,10 @@ class Reviews:
         """Make the files agree with the database, also after a kill or on a full disk."""
         remove_orphans(self._folder, {file for (file,) in self._database.execute("SELECT file FROM parts")})
         for (bundle,) in self._database.execute("SELECT DISTINCT bundle FROM parts").fetchall():
-            said = self._database.execute("SELECT file, said FROM parts WHERE bundle = ?", (bundle,))
+            said = self._database.execute(
+                f"SELECT file, iif({_IS_IMAGE}, said, NULL) FROM parts WHERE bundle = ?",  # noqa: S608
+                (bundle,),
+            )
             match_images(self._folder / REVIEWED / bundle, {self._folder / file: each for file, each in said})
 
     def _close(self) -> None:
@@ -170,15 +181,16 @@ class Reviews:
         if self._handle is not None:
             os.close(self._handle)
 
-    def _add(self, seen: Seen, detector: Detector) -> None:
+    def _add(self, seen: Seen, detector: Detector | None) -> None:
         record, image = seen.record, None
         try:
-            is_file = seen.asked.layout is None
-            data = seen.data if is_file else encode_png(rgb_of(seen, detector))
-            heat = heat_of(seen, detector)
+            is_frame = seen.asked.layout is not None and record.verdict != UNREADABLE
+            data = encode_png(rgb_of(seen, detector)) if is_frame and detector is not None else seen.data
+            heat = None if detector is None else heat_of(seen, detector)
             size = len(data) + len(heat or b"")
             self._make_room(size)
-            image = self._folder / IMAGES / seen.bundle / f"{record.verdict_id}{suffix_of(data)}"
+            suffix = suffix_of(data, ".bin" if detector is None or record.verdict == UNREADABLE else ".png")
+            image = self._folder / IMAGES / seen.bundle / f"{record.verdict_id}{suffix}"
             write_image(image, data, heat)
             with self._database:
                 self._database.execute(
@@ -208,16 +220,16 @@ class Reviews:
     def _make_room(self, size: int) -> None:
         """Remove the parts that are first in the queue, if that makes enough room.
 
+        What could not be used as an image goes before all others: a client that sends nothing else
+        must not remove the parts of the line.
+
         Raises:
             OutputError: Nothing was removed: what would remain takes too much room.
         """
         missing = self._bytes + size - self._most_bytes
         going: list[tuple[str, str, int]] = []
         if missing > 0:
-            for row in self._database.execute(
-                "SELECT verdict_id, file, bytes FROM parts WHERE said IS NULL AND NOT EXISTS "
-                "(SELECT 1 FROM statements WHERE statements.verdict_id = parts.verdict_id) ORDER BY id"
-            ):
+            for row in self._database.execute(_GOING):
                 going.append(row)
                 missing -= row[2]
                 if missing <= 0:
@@ -234,7 +246,10 @@ class Reviews:
     def _say(self, verdict_id: str, statement: Statement) -> None:
         if not (0 < len(statement.who.strip()) <= 80 and statement.who.isprintable()):
             raise InputError("the statement has no name", expected="`who` with 1 to 80 printable characters")
-        file, bundle, before = self._row("SELECT file, bundle, said FROM parts WHERE verdict_id = ?", verdict_id)
+        file, bundle, before, is_image = self._row(
+            f"SELECT file, bundle, said, {_IS_IMAGE} FROM parts WHERE verdict_id = ?",  # noqa: S608
+            verdict_id,
+        )
         if statement.before is not msgspec.UNSET and statement.before != before:
             raise ConflictError(
                 f"the statement was not kept: this part is {before or 'waiting again'} by another statement",
@@ -248,7 +263,7 @@ class Reviews:
                     (verdict_id, statement.said, statement.who.strip(), time_now()),
                 )
                 self._database.execute("UPDATE parts SET said = ? WHERE verdict_id = ?", (statement.said, verdict_id))
-                if statement.said is not None:
+                if statement.said is not None and is_image:
                     add_image(reviewed, image, statement.said)
         except (OSError, sqlite3.Error) as error:
             with contextlib.suppress(OSError):

@@ -27,6 +27,7 @@ from kdx.station.serve.app import Service
 from kdx.station.serve.camera import TriggeredCamera
 from kdx.station.serve.figures import Figures
 from kdx.station.serve.judge import Judge, Observer
+from kdx.station.serve.kept_shift import ShiftKeeper, read_shift
 from kdx.station.serve.live import Live
 from kdx.station.serve.live_page import LivePage
 from kdx.station.serve.options import DATA_BYTES, ServeOptions, require_names
@@ -122,7 +123,6 @@ def server_of(
     with ExitStack() as held:
         listening = held.enter_context(_listen(options))
         loaded = {name: _load(held, path, how, figures) for name, path in require_names(bundles).items()}
-        live = Live({name: partial(figures.drift_of, by) for name, (_, by) in loaded.items()})
         reviews = None
         if options.data is not None:
             detectors = {name: detector for name, (detector, _) in loaded.items()}
@@ -130,6 +130,10 @@ def server_of(
         plc = None
         if options.plc is not None and options.data is not None:
             plc = held.enter_context(closing(PlcPost(options.data / FILE, options.plc, say)))
+        drifts = {name: partial(figures.drift_of, by) for name, (_, by) in loaded.items()}
+        live = Live(drifts, read_shift(options.data))
+        if options.data is not None:
+            held.enter_context(closing(ShiftKeeper(options.data, live)))
         observers: list[Observer] = [live] if reviews is None else [live, reviews]
         judges = {
             name: held.enter_context(
@@ -142,7 +146,7 @@ def server_of(
             camera = held.enter_context(closing(_camera(options.camera, bundles, judges)))
         page = LivePage(judges, live, reviews, options)
         config = uvicorn.Config(
-            Service(judges, figures, options, page, camera).app,
+            Service(judges, figures, options, page, observers, camera).app,
             lifespan="off",
             log_config=None,
             access_log=False,

@@ -18,12 +18,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from kdx.station import arrivals, database
-from tests.kdx.station.stations import NoNotices, drop, lines, options_for, outbox, run, sorted_files
+from kdx.station import arrivals, database, places
+from kdx.station.retention import parse_keep
+from kdx.storage.renames import rename_new
+from tests.kdx.station.stations import NoNotices, across_devices, drop, lines, options_for, outbox, run, sorted_files
 
 FILES = {"a": "good", "b": "unreadable"}
-# Every so manieth step of a station: all of them where files are moved.
-EVERY = {"move": 1, "link": 4, "stay": 4, "remove": 4}
+# Every so manieth step of a station: all of them where files are moved. "across" moves them to
+# another file system, and "keep" deletes good files at once.
+EVERY = {"move": 1, "link": 4, "stay": 4, "remove": 4, "across": 4, "keep": 4}
+_MOVES = frozenset({"move", "across", "keep"})
 _EVENTS = {"os.link", "os.mkdir", "os.remove", "os.rename", "os.symlink", "os.truncate"}
 
 
@@ -104,18 +108,21 @@ def faults_of(root: Path, files: str) -> list[str]:
     (table,) = (out / "verdicts").glob("*.csv")
     rows = list(csv.DictReader(table.read_text(encoding="utf-8-sig").splitlines()))
     check("one row each", [row["verdict_id"] for row in rows] == [record["verdict_id"] for record in records])
-    places = {f"{verdict}/{name}" for name, verdict in expected.items()}
-    sorted_to = places if files in {"move", "link"} else set()
-    pictures = {f"heat_maps/{place}.png" for place in places if "unreadable" not in place}
+    kept = {f"{verdict}/{name}" for name, verdict in expected.items() if (files, verdict) != ("keep", "good")}
+    sorted_to = kept if files in {*_MOVES, "link"} else set()
+    pictures = {f"heat_maps/{place}.png" for place in kept if "unreadable" not in place}
     check("every file in its place", set(sorted_files(out)) == pictures | sorted_to)
-    left = set() if files in {"move", "remove"} else set(expected)
+    left = set() if files in {*_MOVES, "remove"} else set(expected)
     check("nothing else where they came from", {path.name for path in (root / "in").iterdir()} == left)
     return found
 
 
 def kill_everywhere(root: Path, files: str) -> tuple[int, list[str]]:
     """Kill a station at every step, and let another one finish."""
-    given = {"files": files, "heat_maps": True, "csv": "comma"}
+    given: dict[str, Any] = {"files": "move" if files in _MOVES else files, "heat_maps": True, "csv": "comma"}
+    if files == "keep":
+        given["keep"] = parse_keep("good=0h")
+    places.rename_new = across_devices if files == "across" else rename_new
     found: list[str] = []
     last, steps = 1 - EVERY[files], None
     while steps is None:
@@ -124,8 +131,9 @@ def kill_everywhere(root: Path, files: str) -> tuple[int, list[str]]:
         root.mkdir()
         drop(root, **FILES)
         steps = in_child(root, last, **given)
-        for _ in run(options_for(root, **given)):
-            pass
+        for _ in range(2 if files == "keep" else 1):  # what is due is deleted when a call begins
+            for _ in run(options_for(root, **given)):
+                pass
         found += [f"killed at step {last}: not {what}" for what in faults_of(root, files)]
     return steps, found
 

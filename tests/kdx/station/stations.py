@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,6 +20,7 @@ from kdx.station.options import WatchOptions
 from kdx.station.record import JudgedBy, NotJudged, Shown, judged, not_judged
 from kdx.station.station import Record, Station
 from kdx.storage.files import sha256_bytes
+from kdx.storage.renames import rename_new
 
 BY = JudgedBy(bundle="tile.kdx", bundle_sha256="b" * 64, graph_sha256="c" * 64, backend="here", precision="fp32")
 
@@ -82,6 +84,13 @@ def run(
         yield from Station(options, ledger, bundles, judge, [Box()], say, **given).records()  # type: ignore[arg-type]
     finally:
         ledger.close()
+
+
+def across_devices(source: Path, target: Path) -> None:
+    """Rename as if the watched folder lay on another device."""
+    if source.parent.name == "in":
+        raise OSError(errno.EXDEV, "Invalid cross-device link")
+    rename_new(source, target)
 
 
 def drop(root: Path, **contents: str) -> None:

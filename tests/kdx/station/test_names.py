@@ -21,9 +21,20 @@ def test_the_groups_are_found_in_the_path():
     assert views.read("7_top.png") == PartName("7", None, "top")
 
 
+def test_the_product_is_found_in_the_part():
+    pattern = name_pattern(r"(?P<part>\w+-\d+)", product=r"^(?P<product>[a-z]+)", has_products=True)
+    assert pattern.read("left/nut-7.png") == PartName("nut-7", "nut", None)
+    assert pattern.read("left/7-7.png") == PartName("7-7", None, None)
+    assert pattern.read("left/else.png") == PartName()
+
+
 @pytest.mark.parametrize(
     ("given", "message"),
     [
+        ({"part_id": "(?P<part>x)", "product": "(", "has_products": True}, "not a regular expression"),
+        ({"part_id": "(?P<part>x)", "product": "(x)", "has_products": True}, "lacks the group product"),
+        ({"part_id": "(?P<product>x)", "product": "(?P<product>x)", "has_products": True}, "lacks the group part"),
+        ({"part_id": "(?P<part>x)", "product": "(?P<product>x)"}, "has no effect"),
         ({"part_id": "("}, "not a regular expression"),
         ({"part_id": r"(\d+)"}, "lacks the group part"),
         ({"part_id": r"(?P<part>\d+)", "has_products": True}, "lacks the group product"),

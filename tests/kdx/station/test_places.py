@@ -12,9 +12,8 @@ import pytest
 from kdx.station import arrivals, places
 from kdx.station.retention import parse_keep
 from kdx.storage.renames import rename_new
-from tests.kdx.station.stations import NoNotices, drop, lines, options_for, outbox, run, sorted_files
+from tests.kdx.station.stations import NoNotices, across_devices, drop, lines, options_for, outbox, run, sorted_files
 from tests.kdx.station.test_retention import keep
-from tests.kdx.station.test_station import across_devices
 
 
 @pytest.fixture(autouse=True)

@@ -23,8 +23,7 @@ from kdx.station.database import FILE
 from kdx.station.ledger import Identity, Ledger
 from kdx.station.names import name_pattern
 from kdx.station.retention import parse_keep
-from kdx.storage.renames import rename_new
-from tests.kdx.station.stations import NoNotices, drop, options_for, outbox, run, sorted_files
+from tests.kdx.station.stations import NoNotices, across_devices, drop, options_for, outbox, run, sorted_files
 from tests.kdx.station.stations import lines as lines_of
 
 ROOT = Path(__file__).parents[3]
@@ -50,13 +49,6 @@ def script(name: str, work: str) -> Any:
     )
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads(done.stdout)
-
-
-def across_devices(source: Path, target: Path) -> None:
-    """Rename as if the watched folder lay on another device."""
-    if source.parent.name == "in":
-        raise OSError(errno.EXDEV, "Invalid cross-device link")
-    rename_new(source, target)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no fork")

@@ -6,6 +6,7 @@ const BANDS = {
   defective: { sign: "✕", name: "Defective" },
   undecided: { sign: "–", name: "Undecided" },
 };
+const UNREADABLE = { sign: "!", name: "Unreadable" }; // only among the parts to review
 const REASONS = {
   not_finite: "the runtime returned a value that is not finite",
   below_range: "the runtime returned a value that the method cannot give",
@@ -84,7 +85,7 @@ function pictureOf(part, folder) {
   const base = `live/${folder}/${encodeURIComponent(part.verdict_id)}`;
   const box = make("div", { class: "picture" });
   const photo = make("img", { src: `${base}/image`, alt: `Image of ${nameOf(part)}` });
-  photo.addEventListener("error", () => box.replaceChildren(make("p", {}, "The picture is no longer kept.")));
+  photo.addEventListener("error", () => box.replaceChildren(make("p", {}, part.verdict === "unreadable" ? "What was sent could not be read as an image." : "The picture is no longer kept.")));
   box.append(photo);
   if (part.has_map) box.append(make("img", { class: "heat", src: `${base}/heat`, alt: "Heat map, outlined at the pixel threshold" }));
   return box;
@@ -101,7 +102,7 @@ function showPart(target, part, folder, empty) {
   }
   if (target.dataset.shown === part.verdict_id) return; // pictures are not loaded again
   target.dataset.shown = part.verdict_id;
-  const { sign, name } = BANDS[part.verdict];
+  const { sign, name } = BANDS[part.verdict] ?? UNREADABLE;
   const several = state.shift.bundles.length > 1 ? ` · ${part.bundle}` : "";
   const why = part.reason ? REASONS[part.reason] ?? part.reason : "";
   const faults = part.frame_faults.length ? ` (${part.frame_faults.join(", ").replaceAll("_", " ")})` : "";

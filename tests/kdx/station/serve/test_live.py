@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import math
 
 from kdx.errors import BackendError
 from kdx.station.record import Shown, not_judged
 from kdx.station.serve.answers import Asked
-from kdx.station.serve.live import Live, Seen
+from kdx.station.serve.kept_shift import FILE, ShiftKeeper, read_shift
+from kdx.station.serve.live import NO_BUNDLE, Live, Seen
 
 
 def undecided(data: bytes = b"") -> Seen:
@@ -19,7 +22,7 @@ def test_counts_are_those_of_the_shift_and_of_each_bundle():
     live = Live({"tile": lambda: None, "nut": lambda: None})
     for _ in range(3):
         live.add(undecided())
-    live.refuse("nut")
+    live.refuse(dataclasses.replace(undecided(), bundle="nut"))
     tile, nut = live.shift().bundles
     assert (tile.counts["undecided"], tile.counts["good"], nut.counts["unreadable"]) == (3, 0, 1)
     assert (tile.p50_ms, nut.p50_ms) == (2.0, None)
@@ -61,3 +64,20 @@ def test_drift_is_computed_now_and_then_and_is_unknown_for_few_scores():
         assert live.shift().bundles[0].drift is None
     live.add(undecided())
     assert live.shift().bundles[0].drift == 0.5
+
+
+def test_a_server_that_is_started_again_counts_on(tmp_path):
+    live = Live({"tile": lambda: None, "nut": lambda: None})
+    with contextlib.closing(ShiftKeeper(tmp_path, live)):
+        live.add(undecided())
+        live.refuse(undecided())
+        live.add(dataclasses.replace(undecided(), bundle=NO_BUNDLE))
+    again = Live({"tile": lambda: None, "bolt": lambda: None}, read_shift(tmp_path))
+    counts = {each.name: each.counts for each in again.shift().bundles}
+    assert set(counts) == {"tile", "bolt", NO_BUNDLE}
+    assert (counts["tile"]["undecided"], counts["tile"]["unreadable"], counts["bolt"]["undecided"]) == (1, 1, 0)
+    assert counts[NO_BUNDLE]["undecided"] == 1
+    assert again.shift().since == live.shift().since
+    (tmp_path / FILE).write_bytes(b"{")
+    assert read_shift(tmp_path) is None
+    assert read_shift(None) is None

@@ -14,10 +14,10 @@ import msgspec
 import pytest
 
 import kdx
-from kdx.errors import OutputError
-from kdx.station.record import JudgedBy, Shown, judged
+from kdx.errors import DataError, ImageError, InputError, OutputError
+from kdx.station.record import JudgedBy, NotJudged, Shown, judged, new_verdict_id, not_judged
 from kdx.station.serve.answers import Asked
-from kdx.station.serve.live import Seen
+from kdx.station.serve.live import NO_BUNDLE, Seen
 from kdx.station.serve.review_files import heat_file
 from kdx.station.serve.reviews import Reviews
 from kdx.station.serve.sent_image import Layout
@@ -100,6 +100,46 @@ def test_frames_without_a_file_format_are_kept_as_png(tmp_path, detector, images
         file, bundle = reviews.picture(seen[0].record.verdict_id, heat=False).result()
         assert bundle == "tiny"
         assert (kdx.read_image(file, detector.input) == frame).all()
+
+
+def test_what_could_not_be_read_is_kept_as_it_was_sent_and_is_in_no_data_set(tmp_path, detector, seen):
+    by = JudgedBy.of(detector, detector.origin.reopen())
+    shown, error = Shown(image=None, image_sha256="a" * 64, part_id="7"), ImageError("it is cut off")
+    cut = Seen("tiny", not_judged(shown, error, by), seen[0].data[:700], Asked(), None, 1.0)
+    wrong = not_judged(shown, InputError("the body does not have the length of the frame"), by)
+    short = Seen("tiny", wrong, b"short", Asked(layout=Layout((64, 64))), None, 1.0)
+    nobody = not_judged(shown, DataError("no bundle"), None, NotJudged.NO_BUNDLE)
+    other = Seen(NO_BUNDLE, nobody, seen[1].data, Asked(), None, 1.0)
+    with opened(tmp_path, detector) as reviews:
+        for each in (cut, short):
+            reviews.refuse(each)
+        reviews.add(other)
+        queue = reviews.waiting().result()
+        assert [part.verdict for part in queue.parts] == ["unreadable", "unreadable", "undecided"]
+        for each in (cut, short, other):
+            reviews.say(each.record.verdict_id, GOOD).result()
+        assert reviews.waiting().result().said == {"good": 3, "defective": 0}
+    with opened(tmp_path, detector):  # it is as it was
+        assert not (tmp_path / "reviewed").exists()
+    kept = {
+        path.relative_to(tmp_path / "images").as_posix(): path.read_bytes() for path in tmp_path.rglob("images/*/*")
+    }
+    ids = [each.record.verdict_id for each in (cut, short, other)]
+    assert kept == {
+        f"tiny/{ids[0]}.png": cut.data, f"tiny/{ids[1]}.bin": b"short", f"{NO_BUNDLE}/{ids[2]}.png": seen[1].data,
+    }  # fmt: skip
+
+
+def test_what_could_not_be_read_goes_first(tmp_path, detector, seen):
+    record = not_judged(Shown(image=None, image_sha256=None), ImageError("noise"), None)
+    with opened(tmp_path, detector, most=100_000) as reviews:
+        reviews.add(seen[0])
+        for _ in range(3):
+            fresh = msgspec.structs.replace(record, verdict_id=new_verdict_id())
+            reviews.refuse(Seen("tiny", fresh, bytes(60_000), Asked(), None, 1.0))
+        queue = reviews.waiting().result()
+    assert seen[0].record.verdict_id in [part.verdict_id for part in queue.parts]
+    assert (queue.waiting, queue.lost) == (2, 2)
 
 
 def test_the_folder_has_a_bound_and_keeps_what_was_said(tmp_path, detector, seen):

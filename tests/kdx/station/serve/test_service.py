@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import base64
+import contextlib
+import hashlib
 import io
 import socket
+import sqlite3
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
@@ -16,7 +19,8 @@ import pytest
 from PIL import Image
 
 import kdx
-from kdx.errors import BackendError
+from kdx.errors import BackendError, OptionError
+from kdx.station.serve.live import NO_BUNDLE
 from tests.serving import PNG, Client, Held, figure, served, wait_until
 
 pytest.importorskip("starlette", reason="the extra serve is not installed")
@@ -334,3 +338,51 @@ def test_several_bundles_are_named(tiny_bundle, tmp_path, images, raw_bundle):
             "/v1/bundles/tiny/verdicts or /v1/bundles/raw/verdicts",
         )
         assert [each["name"] for each in client.get("/v1/bundles").json] == ["tiny", "raw"]
+
+
+def test_what_could_not_be_read_has_a_record(client, images):
+    answer = client.post("/v1/verdicts?part_id=7", images[0].read_bytes()[:700])
+    record = answer.json["record"]
+    assert (answer.status, record["verdict"], record["part_id"]) == (422, "unreadable", "7")
+    assert record["image_sha256"] == hashlib.sha256(images[0].read_bytes()[:700]).hexdigest()
+    assert record["bundle"] == "tiny.kdx"
+
+
+@pytest.mark.parametrize("product", [None, r"^(?P<product>[a-z]+)-"])
+def test_the_product_chooses_the_bundle_and_an_unknown_one_is_undecided(
+    tiny_bundle, tmp_path, images, raw_bundle, product
+):
+    (tmp_path / "raw.kdx").symlink_to(raw_bundle)
+    data = images[0].read_bytes()
+
+    def path(name: str) -> str:
+        return f"/v1/verdicts?part_id={name}-7" + ("" if product else f"&product={name}")
+
+    with served(tiny_bundle, tmp_path / "raw.kdx", product=product, data=tmp_path / "station") as server:
+        client = Client(server.url)
+        for name, verdict in (("tiny", "good"), ("raw", "undecided")):
+            answer = client.post(path(name), data).json
+            assert (answer["verdict"], answer["product"]) == (verdict, name)
+            assert answer["bundle"].startswith(name)
+        answer = client.post(path("bolt"), data)
+        record = answer.json["record"]
+        assert (answer.status, answer.json["received"]) == (404, "bolt")
+        assert (record["verdict"], record["reason"], record["product"]) == ("undecided", "no_bundle", "bolt")
+        assert (record["bundle"], record["part_id"]) == (None, "bolt-7")
+        if product:
+            answer = client.post("/v1/verdicts?part_id=7", data)  # the part names no product
+            assert (answer.status, answer.json["record"]["reason"]) == (404, "no_bundle")
+        else:
+            assert client.post("/v1/verdicts?part_id=7", data).status == 400
+        assert client.post("/v1/bundles/tiny/verdicts?product=tiny", data).status == 400
+        text = client.get("/metrics").body.decode()
+        assert f"kdx_serve_no_bundle_total {2.0 if product else 1.0}" in text
+    with contextlib.closing(sqlite3.connect(tmp_path / "station/reviews.sqlite")) as base:
+        kept = base.execute("SELECT bundle FROM parts ORDER BY id").fetchall()
+    assert kept == [("raw",), *[(NO_BUNDLE,)] * (2 if product else 1)]
+
+
+def test_a_product_that_is_no_expression_is_refused(tiny_bundle):
+    for text in ("(", "(?P<part>x)"):
+        with pytest.raises(OptionError, match="`product`"), served(tiny_bundle, product=text):
+            pass
