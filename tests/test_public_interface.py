@@ -29,6 +29,8 @@ import pytest
 from PIL import Image
 
 import kdx
+from kdx.station.database import FILE
+from kdx.station.ledger import Ledger
 from tests import public_interface as public
 from tests.schema1 import FIXTURES as SCHEMA1
 from tests.schema1 import old_bundle
@@ -170,10 +172,20 @@ def test_exit_status_and_fields_of_json(tmp_path, cli, name):
 
 def test_tables_of_the_log(tmp_path):
     log = _logged(old_bundle("stpm", tmp_path), tmp_path / "line.log")
-    with closing(sqlite3.connect(log)) as base:
+    hold("log_tables.json", _columns(log))
+
+
+def test_tables_of_the_ledger_of_a_station(tmp_path):
+    Ledger(tmp_path / FILE, create=True).close()
+    hold("ledger_tables.json", _columns(tmp_path / FILE))
+
+
+def _columns(path: Path) -> dict[str, list[Any]]:
+    """Return the columns of an SQLite file, by table, and its schema."""
+    with closing(sqlite3.connect(path)) as base:
         tables = [name for (name,) in base.execute("SELECT name FROM sqlite_master WHERE type = 'table' ORDER BY name")]
         columns = {name: [row[1:] for row in base.execute(f"PRAGMA table_info({name})")] for name in tables}
-    hold("log_tables.json", columns)
+        return {"schema": list(base.execute("PRAGMA user_version").fetchone()), **columns}
 
 
 def _logged(bundle: Path, log: Path) -> Path:

@@ -13,7 +13,7 @@ from typing import Any
 
 from kdx.errors import OutputError
 
-SCHEMA = 1
+SCHEMA = 2
 FILE = "station.db"
 _APPLICATION = 0x6B647873  # "kdxs": by this number SQLite marks the application of a file
 # With less free space than this, a general error of SQLite means a full disk.
@@ -40,6 +40,8 @@ CREATE TABLE views (
 );
 CREATE INDEX views_by_part ON views (part);
 """
+# Columns that schema 2 added. No file has these values, so its content says whether it was judged.
+_ADDED = ("inode INTEGER NOT NULL DEFAULT 0", "ctime_ns INTEGER NOT NULL DEFAULT 0")
 
 
 class Database:
@@ -115,17 +117,28 @@ class Database:
         return OutputError(f"the ledger '{self.path}' cannot be read or written: {error}")
 
     def _prepare(self) -> None:
-        """Create the tables of a new file, or check that the file is a ledger."""
+        """Create the tables of a new file, or check that it is a ledger, and update it."""
         with self.transaction():
             if not self._base.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
                 for statement in _TABLES.split(";"):
                     self._base.execute(statement)
                 self._base.execute(f"PRAGMA application_id = {_APPLICATION}")
                 self._base.execute(f"PRAGMA user_version = {SCHEMA}")
-        if self._base.execute("PRAGMA application_id").fetchone()[0] != _APPLICATION:
-            raise _foreign(self.path, "it is of another program")
-        if self._base.execute("PRAGMA user_version").fetchone()[0] > SCHEMA:
-            raise OutputError(f"'{self.path}' was written by a newer kdx", fix="update kdx on this machine")
+            if self._base.execute("PRAGMA application_id").fetchone()[0] != _APPLICATION:
+                raise _foreign(self.path, "it is of another program")
+            schema = self._base.execute("PRAGMA user_version").fetchone()[0]
+            if schema > SCHEMA:
+                raise OutputError(f"'{self.path}' was written by a newer kdx", fix="update kdx on this machine")
+            if schema < SCHEMA:
+                self._update()
+
+    def _update(self) -> None:
+        """Add what an earlier version did not have, in the transaction that is open."""
+        known = {row[1] for row in self._base.execute("PRAGMA table_info(files)")}
+        for column in _ADDED:
+            if column.split()[0] not in known:
+                self._base.execute(f"ALTER TABLE files ADD COLUMN {column}")
+        self._base.execute(f"PRAGMA user_version = {SCHEMA}")
 
 
 def _foreign(path: Path, reason: str) -> OutputError:

@@ -17,7 +17,7 @@ from pathlib import Path
 from kdx.decision.verdict import Decision
 from kdx.errors import OptionError
 from kdx.station.ledger import HERE, LINKED, Identity, JudgedFile, Ledger
-from kdx.storage.files import sha256_file
+from kdx.storage.files import is_disk_full, sha256_file
 
 RECORDS, TOTAL = "records", "total"
 # What may be deleted, in the order in which a total size gives it up. What was not judged stays.
@@ -146,6 +146,9 @@ class Retention:
 
         Returns:
             How many files were deleted, tried or looked at; 0 if nothing is left to do.
+
+        Raises:
+            OSError: The disk is full.
         """
         if self.stuck is not None and now >= self._again:
             self.stuck, self._after = None, {}
@@ -170,10 +173,15 @@ class Retention:
 
     @contextlib.contextmanager
     def _unless_stuck(self, kind: str, number: int, now: float) -> Iterator[None]:
-        """Let a file that cannot be deleted hold up none after it; it is tried again later."""
+        """Let a file that cannot be deleted hold up none after it; it is tried again later.
+
+        A full disk is no trouble of one file: the ledger cannot be written, and the station waits.
+        """
         try:
             yield
         except OSError as error:
+            if is_disk_full(error):
+                raise
             if self.stuck is None:
                 self.stuck, self._again = error, now + _AGAIN_SECONDS
             self._after[kind] = number

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -112,6 +115,29 @@ def test_a_file_that_is_still_where_it_came_from_is_not_judged_again(tmp_path):
     assert keep(options.out, "good=1h", 1) == []
     assert list(run(options)) == []
     assert (tmp_path / "in/a.png").exists()
+
+
+def test_a_full_disk_is_not_taken_for_a_file_that_cannot_be_deleted(sorted_out, monkeypatch):
+    """The ledger cannot be written: the station waits, and retention does not pause for long."""
+    with contextlib.closing(Ledger(sorted_out / FILE)) as ledger:
+        later = StationClock(ledger).now() + DAY
+        for text, step in (("good=1h", "forget"), ("records=1h", "forget_text")):
+            kept = Retention(sorted_out, ledger, parse_keep(text), print)
+            with monkeypatch.context() as full:
+                full.setattr(ledger, step, fails_with(errno.ENOSPC))
+                with pytest.raises(OSError, match="No space"):
+                    kept.apply(later)
+            assert kept.stuck is None
+            kept.apply(later)  # there is room again
+        assert not [name for name in sorted_files(sorted_out) if name.startswith("good/")]
+        assert list((sorted_out / "verdicts").iterdir()) == []
+
+
+def fails_with(number: int) -> Callable[..., None]:
+    def fail(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    return fail
 
 
 @pytest.mark.parametrize(("stop", "counts"), [(3600.0, 3600.0), (-1e9, 0.0), (1e9, DAY)])
