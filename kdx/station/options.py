@@ -170,7 +170,7 @@ def watch_options(
 
 def _require_effect(given: Mapping[str, object], needed: str) -> None:
     for name, value in given.items():
-        if value:
+        if value is not None and value is not False:  # 0 was given too
             raise OptionError(f"`{name}` would change nothing without {needed}", fix=f"leave out `{name}`")
 
 

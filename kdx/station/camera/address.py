@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Sequence, Set
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, TypeAlias
@@ -16,6 +17,10 @@ from kdx.errors import DataError, OptionError
 PASSWORD = "KDX_CAMERA_PASSWORD"  # noqa: S105
 _URLS = frozenset({"rtsp", "rtsps", "http", "https"})
 _DEVICE = re.compile(r"/dev/(video\d+|v4l/.+)")
+# What may be a password, also in a URL that is not valid: rtsp://user:pa/ss@host.
+_MAYBE_PASSWORD = re.compile(r"(?!genicam:)[\w.+-]{2,}:(//.*:|(?!//)).*@", re.DOTALL)
+_USER_AND_QUERY = re.compile(r"(?P<scheme>[^:]*://)([^/?#]*@)?(?P<rest>[^?#]*).*", re.DOTALL)
+SERIAL = "serial"
 
 _PRODUCER = "genicam:"
 _EXPECTED = "a video file, /dev/video0, rtsp://USER@HOST/PATH, or genicam:PRODUCER.cti?serial=NUMBER"
@@ -28,18 +33,25 @@ class CameraAddress:
     """Where frames come from.
 
     Attributes:
-        text: What the user wrote.
+        text: What messages call it: what the user wrote; of a stream, without the user and the
+            query, which may hold a password.
         kind: A video file, a V4L2 device, a stream of a network camera, or a GenICam camera.
-        path: The file, the device, the URL, or the file of the GenTL producer.
+        path: The file, the device, the URL, or the file of the GenTL producer. Not for messages.
         name: What the camera is called in records and in the names of frames.
-        settings: What is set at the device, by name.
+        settings: Names and values of what is set at the device, in the order in which they are set.
+            A name may be repeated, as GenICam selectors need it.
     """
 
     text: str
     kind: Kind
-    path: str
+    path: str = field(repr=False)
     name: str
-    settings: Mapping[str, str] = field(default_factory=dict)
+    settings: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def serial(self) -> str | None:
+        """The serial number of a GenICam camera, where it is given."""
+        return dict(self.settings).get(SERIAL)
 
     @property
     def is_live(self) -> bool:
@@ -53,6 +65,11 @@ class CameraAddress:
         Raises:
             DataError: The video file is gone.
         """
+        if self.kind == "stream":
+            # The channels of a recorder differ by the query. So few digits of its hash say next to
+            # nothing of a password.
+            query = urlsplit(self.path).query
+            return f"camera {self.text}" + (f"?{hashlib.sha256(query.encode()).hexdigest()[:4]}" if query else "")
         if self.is_live:
             return f"camera {self.text}"
         try:
@@ -85,20 +102,33 @@ def parse_camera(text: str) -> CameraAddress:
         DataError: There is no such file or device.
         OptionError: It is another text.
     """
-    scheme = text.partition("://")[0].lower() if "://" in text else ""
-    if scheme:
-        return _stream(text, scheme)
+    if _MAYBE_PASSWORD.match(text) and not Path(text).is_file():
+        raise OptionError(
+            "`camera` holds a password, which every user of this machine could see",
+            fix=f"leave it out, and set the variable {PASSWORD} of the environment; write an @ of the path as %40",
+        )
+    if "://" in text:
+        return _stream(text, text.partition("://")[0].lower())
+    if os.environ.get(PASSWORD):
+        raise OptionError(
+            f"the password in {PASSWORD} has no effect: only network cameras have one",
+            received=text,
+            fix=f"unset {PASSWORD}, or name a network camera: rtsp://USER@HOST/PATH",
+        )
     if text.startswith(_PRODUCER):
         path, _, given = text.removeprefix(_PRODUCER).partition("?")
-        settings = dict(_settings(given))
-        return CameraAddress(text, "genicam", path, _plain(settings.get("serial", Path(path).stem)), settings)
+        settings = _settings(given)
+        _require_once(settings, {SERIAL}, text)
+        return CameraAddress(text, "genicam", path, _plain(dict(settings).get(SERIAL, Path(path).stem)), settings)
     if _DEVICE.match(text):
         path, _, given = text.partition("?")
         if not Path(path).exists():
             raise DataError(
                 f"there is no device '{path}'", received=_devices(), fix="connect the camera, and name its device"
             )
-        return CameraAddress(text, "device", path, _plain(Path(path).name), dict(_settings(given)))
+        settings = _settings(given)
+        _require_once(settings, {name for name, _ in settings}, text)
+        return CameraAddress(text, "device", path, _plain(Path(path).name), settings)
     if not Path(text).is_file():
         raise _no_file(text)
     return CameraAddress(text, "video", text, _plain(Path(text).stem))
@@ -119,6 +149,7 @@ def require_triggered(address: CameraAddress) -> None:
 
 
 def _stream(text: str, scheme: str) -> CameraAddress:
+    shown = _USER_AND_QUERY.sub(r"\g<scheme>\g<rest>", text)
     try:
         parts = urlsplit(text)
         port = parts.port
@@ -128,27 +159,28 @@ def _stream(text: str, scheme: str) -> CameraAddress:
         raise OptionError(
             "`camera` does not name a camera",
             expected=_EXPECTED,
-            received=text,
-        )
-    if parts.password is not None:
-        raise OptionError(
-            "`camera` holds a password, which every user of this machine could see",
-            fix=f"leave it out, and set the variable {PASSWORD} of the environment",
+            received=shown,
         )
     if parts.username is None and os.environ.get(PASSWORD):
         raise OptionError(
             f"the password in {PASSWORD} has no effect: `camera` names no user",
-            received=text,
+            received=shown,
             fix=f"name the user, {scheme}://USER@{parts.hostname}/..., or unset {PASSWORD}",
         )
-    return CameraAddress(text, "stream", text, _plain(parts.hostname if port is None else f"{parts.hostname}-{port}"))
+    return CameraAddress(shown, "stream", text, _plain(parts.hostname if port is None else f"{parts.hostname}-{port}"))
 
 
-def _settings(text: str) -> list[tuple[str, str]]:
+def _settings(text: str) -> tuple[tuple[str, str], ...]:
     try:
-        return parse_qsl(text, strict_parsing=True, keep_blank_values=True) if text else []
+        return tuple(parse_qsl(text, strict_parsing=True, keep_blank_values=True) if text else ())
     except ValueError as error:
         raise OptionError("`camera` has settings without a value", expected="?NAME=VALUE&...", received=text) from error
+
+
+def _require_once(settings: Sequence[tuple[str, str]], names: Set[str], text: str) -> None:
+    for name in sorted(names):
+        if sum(each == name for each, _ in settings) > 1:
+            raise OptionError(f"`camera` gives '{name}' several times", expected="one value", received=text)
 
 
 def _devices() -> str:

@@ -19,7 +19,7 @@ from harvesters.util.pfnc import dict_by_ints
 
 from kdx.errors import DataError, KdxError, OptionError
 from kdx.imaging.pixel_formats import PIXEL_FORMATS, decode_pixels
-from kdx.station.camera.address import CameraAddress
+from kdx.station.camera.address import SERIAL, CameraAddress
 from kdx.station.camera.frames import CameraGoneError, Frame
 
 _ERRORS = (genapi.GenericException, gentl.GenericException)
@@ -30,7 +30,6 @@ _ANSWERS = (
     gentl.NotAvailableException,
     gentl.NotImplementedException,
 )
-SERIAL = "serial"
 _PATIENCE_SECONDS = 0.5
 _LOOK_SECONDS = 5.0
 # GigE Vision 1 counts frames from 1 to 65535, and then from 1 again.
@@ -230,7 +229,7 @@ class _Incomplete(Callback):  # type: ignore[misc]
 
 def _only(devices: Sequence[Any], address: CameraAddress) -> Any:
     """Return the camera that is meant."""
-    serial = address.settings.get(SERIAL)
+    serial = address.serial
     found = [device for device in devices if serial in {None, _info(device, "serial_number", None)}]
     names = ", ".join(f"{_info(each, 'model', 'camera')} {_info(each, 'serial_number', '?')}" for each in devices)
     if len(found) == 1:
@@ -254,7 +253,7 @@ def _set_features(nodes: Any, address: CameraAddress) -> None:
     Raises:
         OptionError: The camera does not have one, or not with that value.
     """
-    for name, value in address.settings.items():
+    for name, value in address.settings:
         if name == SERIAL:
             continue
         try:

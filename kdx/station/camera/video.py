@@ -47,7 +47,7 @@ class VideoCamera:
             raise DataError(
                 f"the camera '{address.text}' cannot be opened: {_reason(error)}",
                 expected="a video, a device or a stream that FFmpeg reads",
-                fix=f"see what it says: ffprobe {address.path}",
+                fix=f"see what it says: ffprobe {address.text}",
             ) from error
         if not self._container.streams.video:
             self._container.close()
@@ -141,7 +141,7 @@ def _opened(address: CameraAddress) -> Any:
         return av.open(address.path)
     if address.kind == "device":
         # Without this flag, a device that delivers nothing would be waited for without an end.
-        options = {"fflags": "nonblock", **address.settings}
+        options = {"fflags": "nonblock", **dict(address.settings)}
         return av.open(address.path, format="v4l2", options=options)
     # By TCP, nothing is lost between the camera and FFmpeg.
     options = {"rtsp_transport": "tcp"} if address.path.lower().startswith("rtsp") else {}

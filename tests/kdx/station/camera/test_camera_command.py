@@ -162,6 +162,7 @@ def test_a_camera_that_does_not_answer_is_an_error_at_the_start(place, cli):
         (["IN", "--queue", "3"], "--queue would change nothing without --camera"),
         (["--camera", "CLIP", "--link"], "--link would change nothing without a FOLDER"),
         (["--camera", "CLIP", "--settle", "3"], "--settle would change nothing without a FOLDER"),
+        (["--camera", "CLIP", "--settle", "0"], "--settle would change nothing without a FOLDER"),
         (["--camera", "CLIP", "--scan-every", "3"], "--scan-every would change nothing without a FOLDER"),
         (["--camera", "CLIP", "--part-of", "x", "--views", "a"], "--part-of would change nothing without a FOLDER"),
         (["--camera", "rtsp://h/c", "--once"], "--once would change nothing: a camera does not end"),

@@ -69,6 +69,15 @@ def test_frames_are_numbered_by_the_camera_and_set_as_asked(opened, kind, shape)
     assert numbers == sorted(set(numbers))
 
 
+def test_a_selector_may_be_repeated(opened):
+    """It says which of several values the next feature is."""
+    values = [f"ChunkSelector={name}&ChunkEnable=1" for name in ("NrBounces", "Scan3dData")]
+    nodes = opened(f"?serial=1&{'&'.join(values)}")._acquirer.remote_device.node_map
+    for name in ("NrBounces", "Scan3dData"):
+        nodes.ChunkSelector.from_string(name)
+        assert nodes.ChunkEnable.value
+
+
 def test_several_cameras_need_a_serial_number(opened):
     with pytest.raises(OptionError) as caught:
         opened("")
