@@ -94,6 +94,7 @@ class Station:
         self._are_bundles_logged = False
         self._unfinished = 0
         self._is_stopping = False
+        self._has_failed = False
         self.backlog = Backlog(options.backlog, say)
         self.arrivals: Source = source or Arrivals(
             options.folder, options.settle, options.scan_every, self._is_known, self._forget_vanished
@@ -126,6 +127,7 @@ class Station:
                 try:
                     made = self._step()
                 except OSError as error:
+                    self._has_failed = True
                     self._pulse(Status.FAULT)
                     self._troubles.wait_out(error)
                     continue
@@ -134,6 +136,9 @@ class Station:
                     self._troubles.wait(lambda gone=gone: gone)  # type: ignore[misc]
                     continue
                 self._troubles.reset()
+                if self._has_failed and (made or not self.arrivals.waiting):
+                    self._has_failed = False
+                    self._pulse(self._status())
                 yield from made
                 if self._options.once and not made and self._is_done():
                     self._say_left_out()
@@ -157,7 +162,8 @@ class Station:
         self._troubles.change("folder", self.arrivals.lost, "the folder can be listed again")
         if self.arrivals.left_out is not None:
             self._say_left_out()
-        self._pulse(self._status())
+        if not self._has_failed:  # after a failure, a verdict must be recorded before this counts as progress
+            self._pulse(self._status())
         if closed := self._close_parts():
             return closed
         if arrived is None or self._is_stopping:

@@ -5,7 +5,8 @@ still when judging hangs, although this thread does not.
 
 A result is written first and its sequence number last. Where the PLC acknowledges, the next result
 is written when it has taken this one; otherwise the sequence number is 0 while a result is written,
-so that a PLC which reads the same number before and after a result has read one result.
+so that a PLC which reads the same number before and after a result has read one result. While the
+PLC repeatedly gets no results, its status is a fault, and the heartbeat stands still.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ from kdx.errors import KdxError, OutputError
 from kdx.station.ledger import Ledger
 from kdx.station.plc.address import ModbusAddress, PlcAddress
 from kdx.station.plc.plc import Plc, PlcAwayError, PlcError, PlcRefusesError
-from kdx.station.plc.result import LAST_NUMBER, Result, following
+from kdx.station.plc.result import following
+from kdx.station.plc.showing import Showing
 from kdx.station.status import Status
 from kdx.text import number_of
 
@@ -32,7 +34,8 @@ _FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 5.0
 _FIRST_POLL, _LONGEST_POLL = 0.01, 0.1
 # After how long it is said that the PLC does not take a result.
 PATIENCE_SECONDS = 5.0
-_FACT = "plc"
+# From how many results in a row that the PLC did not get the station is at fault.
+_MOST_FAILURES = 2
 
 
 def link_to(address: PlcAddress, path: Path, say: Callable[[str], None]) -> PlcLink:
@@ -83,6 +86,8 @@ class PlcLink(threading.Thread):
     ) -> None:
         super().__init__(name=f"kdx link to {plc.name}", daemon=True)
         self._path, self._plc, self._say, self._clock = path, plc, say, clock
+        self._showing = Showing(plc, say)
+        self._failures = 0
         self._news = threading.Event()
         self._stopping = threading.Event()
         self._ends_when_done = False
@@ -107,6 +112,7 @@ class PlcLink(threading.Thread):
         """
         try:
             self._open()
+            self._plc.write_back()
             self._plc.write_life(0, Status.STOPPED)
         except PlcAwayError as error:
             self._miss(None, error)
@@ -165,7 +171,9 @@ class PlcLink(threading.Thread):
             if not self._is_open:
                 self._open()
             self._beat()
+            self._failures += 1
             pause = self._deliver(ledger)
+            self._failures = 0
         except PlcError as error:
             problem: KdxError = error
         except (OSError, OutputError) as error:  # a full disk; the heartbeat and the status are written
@@ -194,11 +202,16 @@ class PlcLink(threading.Thread):
         self._next_beat = self._clock()
 
     def _beat(self) -> None:
-        """Write the heartbeat and the status where they are due."""
+        """Write the heartbeat and the status where they are due.
+
+        Both are of no worth to a PLC that gets no results: this is a fault too.
+        """
         now, status = self._clock(), self._status
+        if self._failures >= _MOST_FAILURES:
+            status = Status.FAULT
         if now < self._next_beat and status is self._written_status:
             return
-        progress = self._progress
+        progress = self._counted if status is Status.FAULT else self._progress
         beat = following(self._heartbeat) if progress != self._counted else self._heartbeat
         self._plc.write_life(beat, status)
         self._heartbeat, self._counted, self._written_status = beat, progress, status
@@ -211,7 +224,7 @@ class PlcLink(threading.Thread):
             return None if self._ends_when_done else HEARTBEAT_SECONDS
         message, line = messages[0]
         if self._shown is None or self._shown[0] != message:
-            self._shown = message, self._show(ledger, message, line)
+            self._shown = message, self._showing.show(ledger, message, line)
             self._poll, self._since = _FIRST_POLL, self._clock()
         if self._plc.acknowledges:
             numbers, sequence = self._plc.read(), self._shown[1]
@@ -224,35 +237,6 @@ class PlcLink(threading.Thread):
             self._say(f"the PLC at {self._plc.name} acknowledges results again")
         ledger.remove_messages([message])
         return 0.0
-
-    def _show(self, ledger: Ledger, message: int, line: bytes) -> int:
-        """Let the PLC see a result, and return its sequence number.
-
-        The number is kept before the PLC sees it: after a kill, the result has it again.
-        """
-        numbers = self._plc.read()
-        taken = numbers.acknowledge if self._plc.acknowledges else numbers.sequence
-        kept = ledger.fact(_FACT)
-        before, sequence = (-1, taken if taken <= LAST_NUMBER else 0) if kept is None else map(int, kept.split())
-        if before != message:
-            sequence = following(sequence)
-            if self._plc.acknowledges and sequence == taken:  # the PLC would not see that it is another one
-                sequence = following(sequence)
-            with ledger.transaction():
-                ledger.set_fact(_FACT, f"{message} {sequence}")
-        elif self._plc.acknowledges and sequence == taken:
-            return sequence
-        result = Result.of(line, self._plc.part_id_bytes)
-        if result.part_id_length > self._plc.part_id_bytes:
-            self._say(
-                f"the PLC gets no part with result {sequence}: the identifier has {result.part_id_length} bytes, "
-                f"and the PLC's field has {self._plc.part_id_bytes}"
-            )
-        if not self._plc.acknowledges:
-            self._plc.write_sequence(0)
-        self._plc.write_result(result)
-        self._plc.write_sequence(sequence)
-        return sequence
 
     def _wait_for(self, ledger: Ledger, sequence: int) -> float | None:
         """Return when the PLC is asked again whether it took a result."""
@@ -268,7 +252,8 @@ class PlcLink(threading.Thread):
 
     def _miss(self, ledger: Ledger | None, problem: KdxError) -> None:
         """Say once why the PLC gets nothing, and count a connection that was lost."""
-        self.losses += self._is_open
+        is_away = isinstance(problem, PlcAwayError)
+        self.losses += self._is_open and is_away
         self._is_open = False
         self.is_away = True
         self._plc.close()
@@ -278,7 +263,8 @@ class PlcLink(threading.Thread):
                 waiting = f"; {number_of(ledger.waiting(self.receiver), '[verdict waits|verdicts wait]')}"
         fix = f"; {problem.fix}" if problem.fix else ""
         kind = problem.fix or type(problem).__name__
-        self._say_once(kind, f"the PLC gets no verdicts and no heartbeat: {problem.message}{fix}{waiting}")
+        heartbeat = "and no heartbeat" if is_away else "and the heartbeat stands still"
+        self._say_once(kind, f"the PLC gets no verdicts, {heartbeat}: {problem.message}{fix}{waiting}")
 
     def _stall(self, error: Exception) -> float | None:
         """Say once that results wait because the ledger cannot be read or written."""

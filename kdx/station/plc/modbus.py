@@ -67,6 +67,14 @@ class ModbusPlc:
         """Read both numbers at once."""
         return Numbers(*self._read(SEQUENCE, 2))
 
+    def write_back(self) -> None:
+        """Write the registers of the result as they were read, and the number last."""
+        values = self._read(0, registers(self.part_id_bytes))
+        numbers = Numbers(values[SEQUENCE], values[ACKNOWLEDGE])
+        if not (self.acknowledges and numbers.is_pending):
+            self._write(SCORE, values[SCORE:])
+            self._write(SEQUENCE, [numbers.sequence])
+
     def write_life(self, heartbeat: int, status: int) -> None:
         """Write two registers at once."""
         self._write(HEARTBEAT, [heartbeat, status])

@@ -107,6 +107,15 @@ class OpcUaPlc:
         found = self._do(self._read(*names))
         return Numbers(*(int(value.Value) for value in found), *(() if self.acknowledges else (0,)))
 
+    def write_back(self) -> None:
+        """Write the variables of the result as they were read, and the number last."""
+        numbers = self.read()
+        if not (self.acknowledges and numbers.is_pending):
+            names = ("score", "decision", "part_id_length", "part_id")
+            values = self._do(self._read(*names))
+            self._do(self._write(**{name: each.Value for name, each in zip(names, values, strict=True)}))
+            self.write_sequence(numbers.sequence)
+
     def write_life(self, heartbeat: int, status: int) -> None:
         """Write two variables in one request."""
         self._do(self._write(heartbeat=heartbeat, status=int(status)))

@@ -31,6 +31,11 @@ class Numbers(NamedTuple):
     sequence: int
     acknowledge: int
 
+    @property
+    def is_pending(self) -> bool:
+        """Whether a result is shown that was not taken, where the PLC acknowledges."""
+        return self.sequence not in {0, self.acknowledge}
+
 
 class Plc(Protocol):
     """The memory of a PLC. Every method raises a :class:`PlcError` where it cannot do its work."""
@@ -56,6 +61,13 @@ class Plc(Protocol):
 
     def read(self) -> Numbers:
         """Return the numbers of the result that is shown, and of the one that was taken."""
+        ...
+
+    def write_back(self) -> None:
+        """Write the result and its number as they stand, unless the PLC may be taking them.
+
+        A PLC that refuses results refuses this too, before anything is judged.
+        """
         ...
 
     def write_life(self, heartbeat: int, status: int) -> None:

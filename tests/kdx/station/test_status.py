@@ -30,8 +30,8 @@ def test_a_full_disk_is_a_fault_until_there_is_room(tmp_path, monkeypatch):
     drop(tmp_path, a="good")
     found: list[Status] = []
     assert len(list(run(options_for(tmp_path), pulse=found.append))) == 1
-    judged = [Status.RUNNING, Status.FAULT]
-    assert found[:5] == [*judged, *judged, Status.RUNNING]
+    assert found[:4] == [Status.RUNNING, Status.FAULT, Status.FAULT, Status.RUNNING]
+    assert set(found[4:]) <= {Status.RUNNING}
 
 
 def test_a_folder_that_is_gone_is_a_fault(tmp_path, monkeypatch):

@@ -40,6 +40,7 @@ class Plc:
         self.takes = True
         self.states: list[Taken] = []
         self.refuses = 0  # the exception code with which it answers, or 0
+        self.refuses_results = 0  # the same, where a result is written
         self._acknowledges = acknowledges
         self._before = 0
         self._changed = threading.Condition()
@@ -60,7 +61,7 @@ class Plc:
         if not self.takes:
             return
         sequence = self.registers[2]
-        if self._acknowledges and sequence != self.registers[3]:
+        if self._acknowledges and sequence not in {0, self.registers[3]}:
             self.taken.append(self.read())
             self.registers[3] = sequence
         elif not self._acknowledges and sequence not in {0, self._before}:
@@ -73,8 +74,9 @@ class Plc:
         """Answer a request as the server asks it."""
         from pymodbus.constants import ExcCodes
 
-        if self.refuses:
-            return ExcCodes(self.refuses)
+        refuses = self.refuses or (self.refuses_results if values is not None and address - start == 4 else 0)
+        if refuses:
+            return ExcCodes(refuses)
         registers[:] = self.registers
         if values is not None:
             offset = address - start

@@ -57,7 +57,7 @@ class Plc:
     def scan(self) -> int | None:
         """Run the program once."""
         sequence = self.values["sequence"]
-        if not self.takes or sequence == self.values["acknowledge"]:
+        if not self.takes or sequence in {0, self.values["acknowledge"]}:
             return None
         self.taken.append(Taken(*(self.values[each] for each in ("sequence", "decision", "score", "part_id"))))
         self.values["acknowledge"] = sequence

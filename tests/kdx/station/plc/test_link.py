@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from kdx.station import arrivals, station
+from kdx.station import arrivals, station, troubles
 from kdx.station.database import FILE
 from kdx.station.ledger import Identity, Ledger
 from kdx.station.plc.address import parse_plc
@@ -26,7 +26,7 @@ from kdx.station.plc.result import LAST_NUMBER
 from kdx.station.station import Station
 from kdx.station.status import Status
 from tests.kdx.station.plc.modbus_server import Plc, Server, Taken, free_port
-from tests.kdx.station.stations import NoNotices, drop, options_for, stand_in
+from tests.kdx.station.stations import NoNotices, drop, options_for, run, stand_in
 
 pytest.importorskip("pymodbus", reason="the extra plc is not installed")
 EXPECTED = [(1, 0.25, "P-0"), (2, 0.5, "P-1"), (3, 0.75, "P-2")]
@@ -217,7 +217,7 @@ def test_a_server_that_restarts_gets_the_rest(ledger):
         made.deliver()
         made.plc.close()
     assert made.said == [
-        f"the PLC gets no verdicts and no heartbeat: {made.plc.name} does not answer; 2 verdicts wait",
+        f"the PLC gets no verdicts, and no heartbeat: {made.plc.name} does not answer; 2 verdicts wait",
         f"the PLC at {made.plc.name} receives verdicts again",
     ]
     assert made.link.losses == 1
@@ -258,6 +258,71 @@ def test_a_number_that_the_plc_holds_by_chance_is_left_out(ledger):
     assert [(one.sequence, one.decision) for one in plc.taken] == [(1, 1), (3, 2)]
 
 
+@contextlib.contextmanager
+def left_by_another_folder(tmp_path: Path, ledger: Ledger) -> Iterator[tuple[Plc, Line, Line]]:
+    """Let a PLC show result 5 of one folder, not yet taken, and connect it to another one."""
+    plc = Plc()
+    plc.registers[2] = plc.registers[3] = 4
+    (tmp_path / "earlier").mkdir()
+    with contextlib.closing(Ledger(tmp_path / "earlier" / FILE, create=True)) as other:
+        post(other, "defective", part_id="OLD")
+        post(ledger, "good", part_id="NEW")
+        plc.takes = False
+        with line(other, plc) as earlier:
+            earlier.step()
+            earlier.plc.close()
+            now = Line(ledger, f"modbus://{earlier.plc.name}/100")
+            try:
+                yield plc, earlier, now
+            finally:
+                now.plc.close()
+
+
+def test_a_result_of_another_folder_is_withdrawn_and_not_mixed(tmp_path, ledger):
+    with left_by_another_folder(tmp_path, ledger) as (plc, earlier, now):
+        plc.states.clear()
+        now.step()
+        seen = [(one.sequence, one.part_id) for one in plc.states]
+        assert seen == [(5, "OLD"), (0, "OLD"), (0, "NEW"), (6, "NEW")]
+        assert len(now.said) == 1
+        assert "shows result 5, which it did not take" in now.said[0]
+        plc.takes = True
+        plc.scan()
+        now.deliver()
+        earlier.deliver()  # what was withdrawn still waits there
+    assert [(one.sequence, one.decision, one.part_id) for one in plc.taken] == [(6, 1, "NEW"), (5, 3, "OLD")]
+    assert earlier.said == []
+
+
+@pytest.mark.parametrize("request_", ["write_sequence", "write_result"])
+def test_a_result_of_another_folder_that_is_taken_meanwhile_hides_none(tmp_path, ledger, request_):
+    with left_by_another_folder(tmp_path, ledger) as (plc, _, now):
+        write = getattr(now.plc, request_)
+
+        def written(value: Any) -> None:
+            plc.takes = True
+            plc.scan()
+            write(value)
+
+        setattr(now.plc, request_, written)
+        now.deliver()
+    taken = [(one.sequence, one.part_id) for one in plc.taken]
+    assert taken == [(5, "OLD"), (6, "NEW")][request_ == "write_result" :]
+
+
+def test_a_retained_acknowledgement_alone_is_no_result(ledger):
+    """The PLC restarts, and keeps ``acknowledge`` as it should."""
+    plc = Plc()
+    post(ledger, "good")
+    with line(ledger, plc) as made:
+        made.deliver()
+        plc.registers = [0, 0, 0, plc.registers[3], *[0] * (len(plc.registers) - 4)]
+        plc.scan()
+        post(ledger, "review")
+        made.deliver()
+    assert [(one.sequence, one.decision) for one in plc.taken] == [(1, 1), (2, 2)]
+
+
 @pytest.mark.parametrize("part_id", ["x" * 33, "ü" * 17])
 def test_a_part_that_does_not_fit_is_not_cut(ledger, part_id):
     plc = Plc()
@@ -296,6 +361,47 @@ def test_a_plc_that_refuses_is_named_at_the_start(ledger):
         plc.refuses = 2
         with pytest.raises(PlcRefusesError, match=r"cannot read registers 100 to 123 of unit 1 .*exception code 2"):
             made.link.check()
+
+
+@pytest.mark.parametrize("query", ["", "?acknowledge=no"])
+def test_a_plc_that_refuses_results_is_named_at_the_start(ledger, query):
+    plc = Plc()
+    plc.registers[2:8] = [7, 7, 1, 2, 3, 4]
+    before = list(plc.registers)
+    with line(ledger, plc, query) as made:
+        made.link.check()
+        assert plc.registers[2:] == before[2:]  # they were written as they stood
+        plc.refuses_results = 2
+        with pytest.raises(PlcRefusesError, match=r"cannot write registers 104 to 123 .*exception code 2"):
+            made.link.check()
+
+
+def test_a_result_that_waits_in_the_plc_is_left_alone_at_the_start(ledger):
+    plc = Plc()
+    plc.takes, plc.registers[2] = False, 7
+    with line(ledger, plc) as made:
+        made.link.check()
+    assert len(plc.states) == len(plc.beats) == 1
+
+
+def test_a_plc_that_gets_no_results_sees_a_fault(ledger):
+    plc = Plc()
+    plc.refuses_results = 2
+    post(ledger, "good")
+    with line(ledger, plc) as made:
+        for _ in range(4):
+            made.link.pulse(Status.RUNNING)
+            made.beat()
+        assert plc.beats == [(1, 1), (2, 1), (2, 3), (2, 3)]
+        (text,) = made.said
+        assert text.startswith("the PLC gets no verdicts, and the heartbeat stands still: kdx cannot write")
+        assert made.link.losses == 0  # the connection held
+        plc.refuses_results = 0
+        made.deliver()
+        made.step()
+        made.beat()
+    assert plc.beats[-2:] == [(3, 1), (3, 1)]
+    assert [one.sequence for one in plc.taken] == [1]
 
 
 def test_a_plc_that_begins_to_refuse_is_said_once_and_tried_again(ledger):
@@ -359,6 +465,31 @@ def test_a_full_disk_neither_doubles_a_result_nor_ends_the_connection(ledger, mo
     assert [text.partition(":")[0] for text in made.said] == [
         "the PLC gets no verdicts", f"the PLC at {made.plc.name.partition(':')[0]}",
     ]  # fmt: skip
+
+
+def test_a_full_disk_lets_the_heartbeat_stand_still_until_a_verdict_is_recorded(tmp_path, ledger, monkeypatch):
+    monkeypatch.setattr(arrivals, "_observer", lambda *_: NoNotices())
+    monkeypatch.setattr(troubles, "_AGAIN_SECONDS", 0.0)
+    fails, add = iter(range(3)), Ledger.add_file
+
+    def full(*given: Any) -> None:
+        if next(fails, None) is not None:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        add(*given)
+
+    monkeypatch.setattr(Ledger, "add_file", full)
+    drop(tmp_path, a="good")
+    plc = Plc()
+    with line(ledger, plc) as made:
+
+        def pulse(status: Status) -> None:
+            made.link.pulse(status)
+            made.beat()
+
+        (record,) = run(options_for(tmp_path), pulse=pulse)
+    assert record.verdict == "good"
+    assert plc.beats[:5] == [(1, 1), (1, 3), (1, 3), (1, 3), (2, 1)]
+    assert {status for _, status in plc.beats[5:]} <= {1}
 
 
 @pytest.mark.parametrize(("status", "last"), [(Status.RUNNING, Status.STOPPED), (Status.FAULT, Status.FAULT)])
