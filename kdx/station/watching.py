@@ -123,7 +123,7 @@ def judge_arrivals(
                     reasons[record.reason] += 1
                 (files if isinstance(record, VerdictRecord) else parts)[record.verdict] += 1
                 each(record)
-        except Exception:
+        except BaseException:  # a second signal too: the file in hand has no verdict
             pulse(Status.FAULT)
             raise
         finally:

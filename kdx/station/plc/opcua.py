@@ -41,9 +41,6 @@ _FIELDS: Mapping[str, tuple[ua.VariantType, ...]] = {
 # What a server says where another attempt would be answered the same.
 _REFUSALS = frozenset(
     {
-        StatusCodes.BadCertificateInvalid,
-        StatusCodes.BadCertificateUntrusted,
-        StatusCodes.BadCertificateUriInvalid,
         StatusCodes.BadIdentityTokenInvalid,
         StatusCodes.BadIdentityTokenRejected,
         StatusCodes.BadNodeIdInvalid,
@@ -59,6 +56,8 @@ _REFUSALS = frozenset(
         StatusCodes.BadWriteNotSupported,
     }
 )
+_CERTIFICATE = "BadCertificate"  # how the names of all that is wrong with a certificate begin
+_FIX_CERTIFICATE = "renew what has expired, let both sides trust the certificates, and compare the clocks"
 _FIX = "correct `plc`, or the PLC's program and its rights"
 
 
@@ -168,6 +167,8 @@ class OpcUaPlc:
         """Return what a status of the server means."""
         name = type(error).__name__
         text = f"{self.name} answers{what} with {name}: {str(error).partition('(')[0].strip()}"
+        if name.startswith(_CERTIFICATE):
+            return PlcRefusesError(text, fix=_FIX_CERTIFICATE)
         return PlcRefusesError(text, fix=_FIX) if error.code in _REFUSALS else PlcAwayError(text)
 
     async def _open(self) -> None:

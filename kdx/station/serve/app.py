@@ -116,7 +116,7 @@ class Service:
             shot = await asyncio.wrap_future(self._camera.take())
             job = Job(shot.data, asked, shot.info)
             if shot.error is not None:
-                raise judge.miss(job, shot.error)
+                raise await asyncio.wrap_future(judge.miss(job, shot.error))
             # Judged whether or not the client is still there: the part has been seen.
             judged = asyncio.wrap_future(judge.submit(job))
             return _json(await judged)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cached_property
 from http import HTTPStatus
@@ -140,14 +140,12 @@ class Judge:
         """Put a job into the queue; cancelling the future before its turn takes the job out."""
         return self._thread.submit(self._judge, job)
 
-    def miss(self, job: Job, error: KdxError) -> RefusedError:
-        """Return the answer for a trigger without a whole frame: the part is undecided."""
-        self.figures.missed.inc()
-        assert job.frame is not None
-        record = not_judged(job.shown, error, self.by, job.frame.reason)
-        self._keep_undecided(record)
-        self._tell(job, record, None, time.perf_counter())
-        return RefusedError(HTTPStatus.BAD_GATEWAY, error, record=record)
+    def miss(self, job: Job, error: KdxError) -> Future[RefusedError]:
+        """Put a trigger without a whole frame into the queue: the part is undecided.
+
+        So parts keep their order, and the thread of the judge waits for the disk, not the server.
+        """
+        return self._thread.submit(self._miss, job, error)
 
     def try_again(self) -> None:
         """Find out whether the backend works again after a failure: it runs an empty frame."""
@@ -180,14 +178,13 @@ class Judge:
             if self._keeper is not None:  # last: after another error, the part is undecided
                 self._keeper.keep(record)
             self.is_working = True
-            self._tell(job, record, verdict, started)
         except KdxError as error:
             if isinstance(error, BackendError):
                 raise self._failed(job, error, started) from error
             self.figures.refused.inc()
             record = not_judged(job.shown, error, self.by)
-            for observer in self._observers:
-                observer.refuse(self._seen(job, record, None, started))
+            seen = self._seen(job, record, None, started)
+            self._observe(lambda observer: observer.refuse(seen))
             raise refused(error, record) from error
         except Exception as error:
             traceback.print_exc()
@@ -196,11 +193,27 @@ class Judge:
         finally:
             self._proceed()
             self.places.add_time(time.perf_counter() - started)
+        self._tell(job, record, verdict, started)  # the verdict is kept, and stands whatever happens here
         return answer
 
+    def _miss(self, job: Job, error: KdxError) -> RefusedError:
+        self.figures.missed.inc()
+        assert job.frame is not None
+        record = not_judged(job.shown, error, self.by, job.frame.reason)
+        self._keep_undecided(record)
+        self._tell(job, record, None, time.perf_counter())
+        return RefusedError(HTTPStatus.BAD_GATEWAY, error, record=record)
+
     def _tell(self, job: Job, record: VerdictRecord, verdict: Verdict | None, started: float) -> None:
+        seen = self._seen(job, record, verdict, started)
+        self._observe(lambda observer: observer.add(seen))
+
+    def _observe(self, take: Callable[[Observer], None]) -> None:
         for observer in self._observers:
-            observer.add(self._seen(job, record, verdict, started))
+            try:
+                take(observer)
+            except Exception:  # the others get it all the same
+                traceback.print_exc()
 
     def _seen(self, job: Job, record: VerdictRecord, verdict: Verdict | None, started: float) -> Seen:
         return Seen(self.name, record, job.data, job.asked, verdict, 1e3 * (time.perf_counter() - started))

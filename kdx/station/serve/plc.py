@@ -128,6 +128,14 @@ class PlcPost:
                 self._link.pulse(status)
             await asyncio.sleep(_PULSE_SECONDS)
 
+    def __enter__(self) -> PlcPost:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is not None:
+            self._link.pulse(Status.FAULT)
+        self.close()
+
     def close(self) -> None:
         """Tell the PLC that kdx stops. What it did not take waits for the next call."""
         self._link.end()

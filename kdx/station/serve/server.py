@@ -129,7 +129,7 @@ def server_of(
             reviews = held.enter_context(closing(Reviews(options.data, options.data_bytes or DATA_BYTES, detectors)))
         plc = None
         if options.plc is not None and options.data is not None:
-            plc = held.enter_context(closing(PlcPost(options.data / FILE, options.plc, say)))
+            plc = held.enter_context(PlcPost(options.data / FILE, options.plc, say))
         drifts = {name: partial(figures.drift_of, by) for name, (_, by) in loaded.items()}
         live = Live(drifts, read_shift(options.data))
         if options.data is not None:

@@ -15,6 +15,7 @@ from kdx.station.database import FILE
 from kdx.station.ledger import Ledger
 from kdx.station.plc.address import PASSWORD as VARIABLE
 from kdx.station.plc.address import OpcUaAddress, Security, parse_plc
+from kdx.station.plc.link import plc_at
 from kdx.station.plc.plc import PlcRefusesError
 from kdx.station.status import Status
 from tests.kdx.station.plc.opcua_server import NAMESPACE, PASSWORD, USER, Server
@@ -172,6 +173,15 @@ def test_another_server_is_not_trusted(server, ledger, keys):
     assert "is its certificate the one in `plc`?" in text
     assert server.plc.beats == []
     assert server.plc.taken == []
+
+
+@pytest.mark.parametrize("code", ["BadCertificateTimeInvalid", "BadCertificateRevoked", "BadCertificateUntrusted"])
+def test_a_certificate_that_the_plc_does_not_take_is_a_refusal(code):
+    from asyncua.ua import uaerrors
+
+    refused = plc_at(parse_plc("opc.tcp://plc/?node=i=1"))._refused(getattr(uaerrors, code)(), "")  # type: ignore[attr-defined]
+    assert isinstance(refused, PlcRefusesError)
+    assert "renew what has expired" in (refused.fix or "")
 
 
 def test_a_certificate_without_a_uri_is_named(server, ledger, keys):

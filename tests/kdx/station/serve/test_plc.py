@@ -7,13 +7,17 @@ import errno
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from kdx.errors import KdxError
+from kdx.station.camera.frames import FrameInfo
 from kdx.station.ledger import Ledger
 from kdx.station.plc.address import parse_plc
 from kdx.station.plc.link import plc_at
+from kdx.station.record import NotJudged, time_now
 from kdx.station.status import Status
 from tests.kdx.station.plc.modbus_server import Plc, Server
 from tests.schema1 import FIXTURES, old_bundle
@@ -94,6 +98,60 @@ def test_a_verdict_that_cannot_be_kept_for_the_plc_is_no_verdict(bundle, tmp_pat
         assert client.post("/v1/verdicts?part_id=later", image).status == 200
         plc.wait_for(lambda: len(plc.taken) > 0)
     assert [one.part_id for one in plc.taken] == ["later"]
+
+
+class Failing:
+    """An observer with a defect."""
+
+    def add(self, seen: Any) -> None:
+        raise RuntimeError("a defect")
+
+    refuse = add
+
+
+def test_a_verdict_that_was_kept_stands_although_an_observer_fails(bundle, tmp_path, at, plc, image):
+    with serving(bundle, tmp_path, at) as server:
+        (judge,) = server.judges.values()
+        judge._observers = [Failing(), *judge._observers]
+        client = Client(server.url)
+        assert client.post("/v1/verdicts?part_id=A", image).json["verdict"] == "good"
+        assert client.post("/v1/verdicts", b"no image").status == 422
+        assert client.post("/v1/verdicts?part_id=B", image).json["verdict"] == "good"
+        plc.wait_for(lambda: len(plc.taken) == 2)
+        (shown,) = server._page._live.shift().bundles
+        assert shown.counts["good"] == 2  # the other observers saw them
+    assert [(one.decision, one.part_id) for one in plc.taken] == [(1, "A"), (1, "B")]
+
+
+def test_an_end_by_an_error_is_a_fault(bundle, tmp_path, at, plc):
+    def run() -> None:
+        with serving(bundle, tmp_path, at):
+            plc.wait_for(lambda: bool(plc.beats) and plc.beats[-1][1] == Status.RUNNING)
+            raise RuntimeError("a defect")
+
+    with pytest.raises(RuntimeError, match="a defect"):
+        run()
+    assert plc.beats[-1][1] == Status.FAULT
+
+
+def test_a_missed_trigger_is_kept_by_the_thread_of_the_judge(bundle, tmp_path, at):
+    from kdx.station.serve.judge import Job
+
+    with serving(bundle, tmp_path, at) as server:
+        (judge,) = server.judges.values()
+        kept: list[str] = []
+        keep = judge._keeper.keep
+
+        def keep_noted(record: Any) -> None:
+            kept.append(threading.current_thread().name)
+            keep(record)
+
+        judge._keeper.keep = keep_noted
+        asked = SimpleNamespace(image=None, part_id="A", product=None)
+        info = FrameInfo(camera="c", frame=None, time=time_now(), reason=NotJudged.MISSED_TRIGGER)
+        answer = judge.miss(Job(b"", asked, info), KdxError("no frame")).result()  # type: ignore[arg-type]
+    assert answer.record.verdict == "undecided"
+    assert kept[0].startswith("kdx serve ")
 
 
 def test_the_heartbeat_needs_progress_of_every_judge(bundle, tmp_path, at, plc, image):
