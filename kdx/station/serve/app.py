@@ -177,7 +177,7 @@ class Service:
             error = OptionError(
                 "several bundles are served, and the path names none",
                 expected=" or ".join(verdicts_path(each) for each in self._judges),
-                fix="or name the `product`, or serve with --product REGEX, which reads it from the part",
+                fix="or name the `product`",
             )
             raise RefusedError(HTTPStatus.BAD_REQUEST, error)
         if name not in self._judges:
