@@ -29,8 +29,9 @@ def machine_text(record: dict[str, Any], *packages: str) -> str:
 
 
 def threads_text(where: dict[str, Any]) -> str:
-    """Return ``threads`` and ``cpu`` of a machine or a row in words."""
-    return f"{number_of(where['threads'], '[thread|threads]')} of {where['cpu']}"
+    """Return ``threads``, if there are any, ``cpu`` and its ``features``, if known, in words."""
+    threads = f"{number_of(where['threads'], '[thread|threads]')} of " if "threads" in where else ""
+    return threads + " with ".join(filter(None, [where["cpu"], ", ".join(where.get("features", []))]))
 
 
 def versions_text(record: dict[str, Any], *packages: str) -> str:

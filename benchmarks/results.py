@@ -23,7 +23,7 @@ import msgspec
 from typing_extensions import Self
 
 from benchmarks.commands import RESULTS
-from kdx.runtime.machine import describe_machine, package_versions
+from kdx.runtime.machine import cpu_features, describe_machine, package_versions
 from kdx.storage.files import write_atomic
 
 Record = dict[str, Any]
@@ -99,7 +99,13 @@ def result_file(benchmark: str) -> Path:
 def machine_of(threads: int, packages: Sequence[str]) -> Record:
     """Return what decides figures of this machine, with versions of the installed packages."""
     machine: Record = msgspec.to_builtins(describe_machine(threads, package_versions(packages)))
-    return machine
+    return {**machine, "features": cpu_features()}
+
+
+def this_cpu() -> Record:
+    """Return the processor's name, and its features, which decide how a runtime computes."""
+    machine = machine_of(1, ())
+    return {name: machine[name] for name in ("cpu", "features")}
 
 
 def run_parts(result: Result, parts: Mapping[str, Callable[[], Any]], chosen: str | None) -> None:

@@ -50,18 +50,16 @@ def main() -> None:
     os.environ.setdefault("RAY_worker_niceness", "0")  # Ray's actors run at a low priority otherwise
     manifest = kdx.open_bundle(arguments.bundle).manifest
     settings = {
-        "method": manifest.method,
-        "backbone": manifest.provenance.backbone,
+        "method": manifest.method, "backbone": manifest.provenance.backbone,
         "image": [manifest.input.height, manifest.input.width],
         **{name: getattr(arguments, name) for name in ("backend", "precision", "shard_size")},
-    }
+    }  # fmt: skip
     budget = {"frames": arguments.frames, "rounds": arguments.rounds}
     result = Result.resume("archive", {"machine": machine_of(1, _PACKAGES), "settings": settings}, budget)
     with tempfile.TemporaryDirectory() as folder:
         archive = make_archive(arguments.bundle, arguments.data, Path(folder), arguments.frames)
-        rounds = [
-            _round(arguments, archive, Path(folder), backwards=bool(number % 2)) for number in range(arguments.rounds)
-        ]
+        turns = [bool(number % 2) for number in range(arguments.rounds)]
+        rounds = [_round(arguments, archive, Path(folder), backwards=backwards) for backwards in turns]
     result.put(rows=medians_of_rounds(rounds))
 
 
@@ -113,12 +111,8 @@ def loop(bundle: Path, archive: Path, backend: str, precision: str) -> dict[str,
         frames += detector(kdx.read_image(archive / path, detector.input)).score >= 0
     seconds = time.perf_counter() - started
     busy = time.perf_counter() - loaded
-    return {
-        "workers": 1,
-        "seconds": round(seconds, 3),
-        "frames_per_second": round(frames / seconds, 2),
-        "frames_per_second_per_worker": round(frames / busy, 2),
-    }
+    rates = {"frames_per_second": frames / seconds, "frames_per_second_per_worker": frames / busy}
+    return {"workers": 1, "seconds": round(seconds, 3), **{name: round(rate, 2) for name, rate in rates.items()}}
 
 
 def medians_of_rounds(rounds: list[dict[str, dict[str, Any]]]) -> list[dict[str, Any]]:
@@ -133,16 +127,11 @@ def medians_of_rounds(rounds: list[dict[str, dict[str, Any]]]) -> list[dict[str,
         working = [one[name]["frames_per_second_per_worker"] for one in rounds]
         single = LOOP if engine == LOOP else f"{engine} 1"
         growth = [one[name]["frames_per_second"] / one[single]["frames_per_second"] for one in rounds]
-        rows.append(
-            {
-                "engine": engine,
-                "workers": int(workers or 1),
-                "frames_per_second": round(median(rates), 1),
-                "per_core": round(median(rates) / int(workers or 1), 1),
-                "per_worker_at_work": round(median(working), 1),
-                "times_one_worker": round(median(growth), 2),
-            }
-        )
+        rows.append({
+            "engine": engine, "workers": int(workers or 1), "frames_per_second": round(median(rates), 1),
+            "per_core": round(median(rates) / int(workers or 1), 1), "per_worker_at_work": round(median(working), 1),
+            "times_one_worker": round(median(growth), 2),
+        })  # fmt: skip
     return rows
 
 

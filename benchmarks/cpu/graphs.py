@@ -13,11 +13,7 @@ from kdx.bundle.graph_contract import PAIR
 
 def cost_of(graph: Path) -> dict[str, Any]:
     """Return the parameters, the multiply-adds and the size of a graph."""
-    return {
-        "parameters": parameters(graph),
-        "multiply_adds": multiply_adds(graph),
-        "graph_bytes": graph.stat().st_size,
-    }
+    return {"parameters": parameters(graph), "multiply_adds": multiply_adds(graph), "graph_bytes": graph.stat().st_size}
 
 
 def multiply_adds(graph: Path) -> dict[str, int]:

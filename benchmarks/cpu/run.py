@@ -55,35 +55,21 @@ class CpuBenchmark:
     def parts(self) -> dict[str, Callable[[], Any]]:
         """Return what measures each part, by its name in the result."""
         return {
-            "methods": self.methods,
-            "stages": self.stages,
-            "sizes": self.sizes,
-            "taps": self.taps,
-            "batches": self.batches,
-            "threads": self.thread_counts,
-            "steady": self.steady,
-            "cold": self.cold,
+            "methods": self.methods, "stages": self.stages, "sizes": self.sizes, "taps": self.taps,
+            "batches": self.batches, "threads": self.thread_counts, "steady": self.steady, "cold": self.cold,
             "shared": self.shared,
-        }
+        }  # fmt: skip
 
     def methods(self) -> list[Row]:
         """Return each method's backends beside its eager loop."""
         found = []
         for prepared in map(self.prepare, method_models()):
-            manifest = open_bundle(prepared.bundle).manifest
-            found.append(
-                {
-                    "name": prepared.model.name,
-                    "method": prepared.model.method,
-                    "backbone": manifest.provenance.backbone,
-                    "camera": prepared.model.camera,
-                    "image_size": Run(prepared.run).config.recipe.image_size,
-                    **cost_of(prepared.bundle / GRAPH),
-                    "map_size": manifest.map_size[0],
-                    "refused": prepared.refused,
-                    "rows": self.time(prepared, candidates(prepared, eager=True)),
-                }
-            )
+            manifest, model = open_bundle(prepared.bundle).manifest, prepared.model
+            about = {"name": model.name, "method": model.method, "backbone": manifest.provenance.backbone}
+            size = {"camera": model.camera, "image_size": Run(prepared.run).config.recipe.image_size}
+            cost = {**cost_of(prepared.bundle / GRAPH), "map_size": manifest.map_size[0]}
+            rows = self.time(prepared, candidates(prepared, eager=True))
+            found.append({**about, **size, **cost, "refused": prepared.refused, "rows": rows})
         return sorted(found, key=lambda row: row["name"])
 
     def stages(self) -> Row:
@@ -114,10 +100,8 @@ class CpuBenchmark:
 
     def thread_counts(self) -> list[Row]:
         """Return what STPM costs with one thread and with more."""
-        return [
-            {"threads": threads, "rows": self.scaled(stpm(), eager=True, threads=threads)}
-            for threads in range(1, self.threads + 1)
-        ]
+        counts = range(1, self.threads + 1)
+        return [{"threads": count, "rows": self.scaled(stpm(), eager=True, threads=count)} for count in counts]
 
     def steady(self) -> Row:
         """Return how slow the fastest backend's slowest calls are, and whether memory grows.

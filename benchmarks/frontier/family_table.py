@@ -6,6 +6,7 @@ from typing import Any
 
 from benchmarks.frontier.table import spread
 from benchmarks.markdown import machine_text, runtime_name, table
+from kdx.text import number_of
 
 Row = dict[str, Any]
 
@@ -20,6 +21,8 @@ def family_table(record: Row) -> list[str]:
     if not sizes:
         return ["Not measured yet: `python -m benchmarks compact` writes this table."]
     timed = [row for row in found["latency"] if row["data"] == next(iter(sets))]
+    where = timed[-1]["timed_on"]  # ratios of two machines would mean nothing
+    left_out = len(timed) - len(timed := [row for row in timed if row["timed_on"] == where])
     times = {(row["pair"], row["precision"], row["backend"], row["threads"]): row["p50_ms"] for row in timed}
     runs = list(dict.fromkeys((backend, threads) for _, _, backend, threads in times))
     leader = next(iter(sizes))
@@ -43,7 +46,8 @@ def family_table(record: Row) -> list[str]:
     headings += [about["title"] for about in sets.values()]
     height, width = sizes[leader]["images"]
     bundles = ", ".join(f"{pair} {facts['bundle_bytes'] / 1e6:.1f} MB" for pair, facts in sizes.items())
-    machine = machine_text({"machine": found["timed_on"]}, "onnxruntime", "openvino")
+    machine = machine_text({"machine": where}, "onnxruntime", "openvino")
+    machine += f", {number_of(left_out, '[latency|latencies] of other machines left out')}" if left_out else ""
     return [
         *table(headings, cells, right=range(2, len(headings))),
         "",

@@ -49,9 +49,8 @@ def time_variants(variants: Mapping[str, Sequence[Variant]], threads: Sequence[i
         candidates = [each.candidate(f"{pair} {each.precision}", backend) for pair, each in timed]
         rows = time_in_turns(candidates, None, threads=count, runs=runs, rounds=_ROUNDS)
         for (pair, each), row in zip(timed, rows, strict=True):
-            found.append(
-                {"pair": pair, "precision": each.precision, "backend": backend, "threads": count, **asdict(row)}
-            )
+            about = {"pair": pair, "precision": each.precision, "backend": backend, "threads": count}
+            found.append({**about, **asdict(row)})
     return found
 
 

@@ -22,6 +22,7 @@ from benchmarks.commands import ROOT, environment
 from benchmarks.frontier.latency import Variant
 from benchmarks.frontier.peer_exports import BUILT, OPTIONS
 from benchmarks.frontier.training import figures_of
+from benchmarks.results import this_cpu
 from benchmarks.timing.process import GoneError, WorkerProcess
 from kd_train.datasets import open_data
 from kd_train.evaluation.evaluate import evaluate
@@ -62,7 +63,7 @@ class Runner:
 
 
 # As each library deploys its models. On CPUs that have BF16, OpenVINO computes in BF16 unless asked
-# not to. The first runner of a precision gives its accuracy.
+# not to, which AnomaVision cannot. The first runner of a precision gives its accuracy and latency.
 RUNNERS = {
     "anomalib": (
         Runner("fp32", "openvino", "openvino", "anomalib_openvino", "f32"),
@@ -72,7 +73,7 @@ RUNNERS = {
     ),
     "anomavision": (
         Runner("fp32", "onnxruntime-cpu", "onnx", "anomavision"),
-        Runner("fp32", "openvino", "openvino", "anomavision"),
+        Runner("bf16", "openvino", "openvino", "anomavision"),
         Runner("int8", "onnxruntime-cpu", "int8", "anomavision"),
     ),
 }
@@ -110,34 +111,46 @@ class PeerTraining:
         self.runners = list(runners.values())
 
     def measure(self, variants: list[str], row: Row) -> Iterator[Row]:
-        """Yield the row; of random weights nothing but the latency means anything."""
+        """Yield the row; of random weights nothing but the latency means anything.
+
+        What this CPU cannot run is ``unable``, apart from what no other could. Figures name their
+        CPU where it is another than that of the row.
+        """
         exported, images = self.exported(), {name: len(paths) for name, paths in self._images.items()}
         row = {
-            **row, "test": {}, "drawn": {}, "refused": {}, "epochs": [0, self.options.epochs], "images": images,
+            "drawn": {}, **row, "epochs": [0, self.options.epochs], "images": images,
+            **{part: dict(row.get(part, {})) for part in ("test", "refused", "unable")},
             **{name: exported[name] for name in ("seconds", "threads", "facts", "versions")},
         }  # fmt: skip
-        for variant in variants:
+        cpu = this_cpu()
+        for variant in (each for each in variants if each not in {**row["test"], **row["refused"]}):
+            row["unable"].pop(variant, None)
             runner = next((each for each in self.runners if each.precision == variant), None)
-            error = exported["exports"][runner.export].get("error") if runner else "no BF16 on this CPU"
-            if error or runner is None or self.options.weights == "random":
+            error = exported["exports"][runner.export].get("error") if runner else None
+            if error or self.options.weights == "random":
                 row["refused"][variant] = error or "random weights: latency alone"
+            elif runner is None:
+                row["unable"][variant] = {"reason": "no BF16", "on": cpu}
             else:
                 print(f"  {variant} in {runner.backend}", flush=True)
                 try:
-                    row["test"][variant] = self._evaluated(self._variant(runner))
+                    on = {} if cpu.items() <= row.items() else {"on": cpu}
+                    figures = self._evaluated(self._variant(runner))
+                    row["test"][variant] = {**figures, "backend": runner.backend, **on}
                 except GoneError as gone:
-                    row["refused"][variant] = f"it does not run: {gone}"
+                    row["unable"][variant] = {"reason": f"it does not run: {gone}", "on": cpu}
         yield row
 
     def exported(self) -> Row:
         """Return what the peer's process wrote of its exports, after training if it is missing."""
         file, threads = self.folder / "exports.json", torch.get_num_threads()
         if not file.is_file():
+            started = time.perf_counter()  # as kdx's, which reads the images too
             self.folder.mkdir(parents=True, exist_ok=True)
             self._write_images()
             options = {**msgspec.structs.asdict(self.options), "threads": threads}
             (self.folder / OPTIONS).write_bytes(msgspec.json.encode(options, enc_hook=str))
-            log, started = self.folder / "log.txt", time.perf_counter()
+            log = self.folder / "log.txt"
             command = [self.python, "-W", "ignore", "-m", "benchmarks.frontier.peer_exports", str(self.folder)]
             paths = {**environment(threads), "PYTHONPATH": str(ROOT)}
             with log.open("w", encoding="utf-8") as said:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from benchmarks.frontier.points import Point, frontier_of
+from benchmarks.markdown import machine_text
 
 # Distinct in print, and for the colour-blind.
 _KDX, _PEER, _LINE = "#0b4f6c", "#d9a441", "#444444"
@@ -14,12 +15,15 @@ _MARKERS = {"fp32": "o", "bf16": "^", "int8": "D", "students": "s"}
 def plot_frontiers(points: list[Point], folder: Path) -> None:
     """Draw latency against image AUROC for each data set of which both kdx and a peer have both.
 
-    Writes ``frontier_NAME.png`` and ``.svg``.
+    Writes ``frontier_NAME.png`` and ``.svg``. Of several machines, the one that timed most.
     """
     for data in dict.fromkeys(point.rows[0]["data"] for point in points):
         known = [each for each in points if each.rows[0]["data"] == data and each.time and each.auroc]
-        if len({point.is_kdx for point in known}) == 2:
-            _plot(known, folder / f"frontier_{data}")
+        groups = [[each for each in known if each.machine == one] for one in {each.machine for each in known}]
+        both = [some for some in groups if len({point.is_kdx for point in some}) == 2]
+        if drawn := max(both, key=len, default=None):
+            _plot(drawn, folder / f"frontier_{data}")
+            print(f"{data}: drew {len(drawn)} points of one machine, left out {len(known) - len(drawn)} of others")
 
 
 def _plot(points: list[Point], path: Path) -> None:
@@ -46,7 +50,8 @@ def _plot(points: list[Point], path: Path) -> None:
     axes.set_xscale("log")
     axes.set_xlabel("ms from the array to the verdict, p50, one thread", fontsize=8)
     axes.set_ylabel("image AUROC, percent", fontsize=8)
-    axes.set_title(points[0].data, fontsize=9)
+    machine = machine_text({"machine": points[0].time["timed_on"]}, "onnxruntime", "openvino")
+    axes.set_title(f"{points[0].data}\n{machine}", fontsize=8)
     axes.tick_params(labelsize=7)
     axes.grid(color="#e6e6e6", linewidth=0.6)
     axes.set_axisbelow(True)

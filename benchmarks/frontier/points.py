@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from statistics import mean
@@ -20,7 +21,8 @@ class Point:
     """One detector in one precision on one data set, of which ``data`` is the title.
 
     ``rows`` are its trainings, which differ in their seed. ``time`` is its latency with one thread,
-    in the runtime that is faster for it; empty if it was not timed. ``bytes`` is its graph's size.
+    in the runtime that gave its accuracy, or the faster one if it has none; empty if it was not
+    timed. ``bytes`` is its graph's size.
     """
 
     data: str
@@ -41,9 +43,19 @@ class Point:
         return [row["test"][self.variant] for row in self.rows if self.variant in row["test"]]
 
     @property
+    def machine(self) -> str:
+        """Where it was timed: latency of another machine says nothing beside it."""
+        return json.dumps(self.time.get("timed_on"), sort_keys=True)
+
+    @property
     def auroc(self) -> float | None:
         """The mean image AUROC."""
-        return mean(each["image_auroc"] for each in self.figures) if self.figures else None
+        return self.mean_of("image_auroc")
+
+    def mean_of(self, name: str) -> float | None:
+        """Return the mean of a figure over the seeds; None where it is not defined."""
+        known = [each[name] for each in self.figures if each[name] is not None]
+        return mean(known) if known else None
 
 
 def all_points(records: Sequence[Row] | None = None) -> list[Point]:
@@ -58,7 +70,7 @@ def all_points(records: Sequence[Row] | None = None) -> list[Point]:
 
 
 def frontier_of(points: Sequence[Point]) -> list[Point]:
-    """Return the points than which no faster one is as accurate, fastest first."""
+    """Return the points of one machine than which no faster one is as accurate, fastest first."""
     best: list[Point] = []
     for point in sorted((each for each in points if each.time and each.auroc), key=lambda each: each.time["p50_ms"]):
         if not best or (point.auroc or 0) > (best[-1].auroc or 0):
@@ -68,17 +80,27 @@ def frontier_of(points: Sequence[Point]) -> list[Point]:
 
 def _points_of(record: Row, titles: dict[str, str]) -> Iterator[Point]:
     found = record["found"]
-    times: dict[Any, Row] = {}
-    for row in sorted(found.get("latency", []), key=lambda row: row["p50_ms"] or float("inf"), reverse=True):
-        if row["threads"] == 1 and row["p50_ms"]:
-            times[row["data"], row["pair"], row["precision"]] = row
-    sizes = {(row["data"], row["pair"]): row["graph_bytes"] for row in found.get("sizes", [])}
-    groups: dict[Any, list[Row]] = {}
-    for row in found.get("rows", []):
-        groups.setdefault((row["data"], row["pair"], str(row["asked"])), []).append(row)
-    for (data, pair, _), rows in groups.items():
+    timed = [row for row in found.get("latency", []) if row["threads"] == 1 and row["p50_ms"]]
+    times, sizes = _by_training(timed), _by_training(found.get("sizes", []))
+    for about, rows in _by_training(found.get("rows", [])).items():
+        size = {variant: size for row in sizes.get(about, []) for variant, size in row["graph_bytes"].items()}
         for variant in VARIANTS:
-            time = times.get((data, pair, variant), {})
-            if time or any(variant in row["test"] for row in rows):
-                size = sizes.get((data, pair), {}).get(variant)
-                yield Point(titles[data], pair, variant, rows, time, size)
+            judged = [row["test"][variant].get("backend", "openvino") for row in rows if variant in row["test"]]
+            mine = [row for row in times.get(about, []) if row["precision"] == variant]
+            mine = [row for row in mine if not judged or row["backend"] in judged]
+            if mine or judged:
+                time = min(mine, key=lambda row: row["p50_ms"], default={})
+                yield Point(titles[rows[0]["data"]], rows[0]["pair"], variant, rows, time, size.get(variant))
+
+
+def _by_training(rows: Sequence[Row]) -> dict[tuple[str, ...], list[Row]]:
+    """Group rows by their training; that of other options is another one."""
+    groups: dict[tuple[str, ...], list[Row]] = {}
+    for row in rows:
+        groups.setdefault(training_of(row), []).append(row)
+    return groups
+
+
+def training_of(row: Row) -> tuple[str, ...]:
+    """Return data set, pair and options, STPM being the method where none is named."""
+    return row["data"], row["pair"], json.dumps({"method": "stpm", **row.get("asked", {})}, sort_keys=True)

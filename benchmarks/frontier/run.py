@@ -8,20 +8,24 @@
 Each command trains what ``NAME.toml`` of this folder names: the peers' models; every method of kdx
 in FP32 and INT8; kdx's compact pairs. DATA has a folder for each data set; the solar cells come
 from their package where it has none. Pairs are trained, exported, calibrated and evaluated by what
-the commands of kdx call: on the test images, which no choice may be made on, and on held-out good
-images with drawn defects. Peers train on the same images and run their own exports, in their own
-Python, because they need other versions of packages; kdx's evaluation judges them, at a threshold
-from the same held-out images. Then the variants of each pair are timed in turns.
+the commands of kdx call: on the test images, and on held-out good images with drawn defects. One
+choice was made on test images, what gives kdx's score of two data sets: compact.toml says which.
+Peers train on the same images and run their own exports, in their own Python, because they need
+other versions of packages; kdx's evaluation judges them, at a threshold from the same held-out
+images. Then the variants of each pair are timed in turns.
 
 Writes ``results/NAME.json`` after every part, and a figure for each data set whose points are
 timed. A second call measures what is missing, and resumes a training of kdx that it finds in
---work; rows of other options stay. The trainings take hours; the latency needs a quiet machine.
+--work; rows of other options stay. What one machine could not run is tried again on another CPU.
+Before a latency is replaced, the file is copied to ``FILE.old``. The trainings take hours; the
+latency needs a quiet machine.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import shutil
 import sys
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
@@ -36,7 +40,7 @@ from benchmarks.frontier.plot import plot_frontiers
 from benchmarks.frontier.points import all_points
 from benchmarks.frontier.settings import Key, Settings
 from benchmarks.frontier.training import Training
-from benchmarks.results import Result, machine_of
+from benchmarks.results import Result, machine_of, this_cpu
 from kd_train.datasets import open_data
 from kd_train.datasets.elpv_package import write_mvtec_layout
 from kd_train.datasets.magnetic_tile import tiles
@@ -49,6 +53,8 @@ PACKAGES = ("kdx", "numpy", "onnxruntime", "openvino", "timm", "torch")
 CELLS, TILES = "elpv_mono", "tiles"
 # So many pairs are timed in turns; all their variants are loaded meanwhile.
 _TOGETHER = 4
+# By what a row of each part is the same one, measured again, beside its data set, pair and options.
+_KEYS = {"rows": ("seed",), "sizes": (), "latency": ("precision", "backend", "threads")}
 Row = dict[str, Any]
 
 
@@ -70,7 +76,7 @@ def options_parser(name: str) -> ArgumentParser:
     parser.add_argument("--seeds", type=numbers, default=[])
     parser.add_argument("--only", choices=("accuracy", "latency"), help="One of both.")
     parser.add_argument("--threads", type=numbers, default=[1, 2], help="How many each runtime gets, with commas.")
-    parser.add_argument("--again", action="store_true", help="Time again what was timed.")
+    parser.add_argument("--again", action="store_true", help="Time what was timed, try what this CPU cannot run.")
     parser.add_argument("--out", type=Path, help="The result. Default: results/NAME.json.")
     for peer in RUNNERS:
         parser.add_argument(f"--{peer}", type=Path, metavar="PYTHON", help=f"The interpreter that has {peer}.")
@@ -83,7 +89,7 @@ def main() -> None:
     arguments = options_parser(name).parse_args()
     benchmark = FrontierBenchmark(name, arguments)
     if arguments.only != "latency":
-        benchmark.run()
+        benchmark.run(again=arguments.again)
     if arguments.only != "accuracy":
         benchmark.time(arguments.threads, arguments.runs, again=arguments.again)
     plot_frontiers(all_points(), RESULTS)
@@ -101,16 +107,16 @@ class FrontierBenchmark:
         self.pythons = {peer: getattr(arguments, peer) for peer in RUNNERS}
         decisive = {each: getattr(self.settings, each) for each in ("false_reject_rate", "precisions")}
         self.result = Result.resume(name, {"settings": decisive}, {}, path=arguments.out)
-        sets = {key: {"title": each.title} for key, each in self.settings.data_sets.items()}
+        sets = {key: {"title": each.title, "goals": each.goals} for key, each in self.settings.data_sets.items()}
         self.result.record.update(data_sets=sets, pairs=list(self.settings.pairs))
         # Hours, maybe in several calls on several machines: each row has its own machine.
-        self.machine = machine_of(torch.get_num_threads(), PACKAGES)
-        self.result.record.setdefault("machine", self.machine)
+        self.cpu, self.copied = this_cpu(), False
+        self.result.record.setdefault("machine", machine_of(torch.get_num_threads(), PACKAGES))
 
-    def run(self) -> None:
+    def run(self, *, again: bool = False) -> None:
         """Measure what has no row yet; a training that fails does not stop the others."""
         failed = []
-        for (data, pair, seed), row in self.missing().items():
+        for (data, pair, seed), row in self.missing(retry=True, again=again).items():
             print(f"== {data}, {pair}, seed {seed}", flush=True)
             try:
                 for measured in self.training((data, pair, seed)).measure(self.settings.precisions, row):
@@ -123,14 +129,19 @@ class FrontierBenchmark:
         if failed:
             sys.exit("\n".join(["failed:", *failed]))
 
-    def missing(self) -> dict[Key, Row]:
-        """Return what is known of trainings that lack something, as the beginning of their row."""
-        known = {_key(row): row for row in self.result.found.get("rows", [])}
+    def missing(self, *, retry: bool = False, again: bool = False) -> dict[Key, Row]:
+        """Return what is known of trainings that lack something, as the beginning of their row.
+
+        With ``retry``, what another CPU could not run is missing; with ``again``, on this one too.
+        """
+        known = {_key("rows", row): row for row in self.result.found.get("rows", [])}
         missing = {}
         for (data, pair, seed), asked in self.asked.items():
-            row = {"data": data, "pair": pair, "seed": seed, "asked": asked, "cpu": self.machine["cpu"]}
-            row = known.get(_key(row), row)
-            if set(self.settings.precisions) - {*row.get("test", ()), *row.get("refused", ())}:
+            row = {"data": data, "pair": pair, "seed": seed, "asked": asked, **self.cpu}
+            row = known.get(_key("rows", row), row)
+            unable = {name for name, why in row.get("unable", {}).items() if not retry or self.cpu == why["on"]}
+            tried = {*row.get("test", ()), *row.get("refused", ()), *(() if again else unable)}
+            if set(self.settings.precisions) - tried:
                 missing[data, pair, seed] = row
         return missing
 
@@ -151,37 +162,51 @@ class FrontierBenchmark:
             options["teacher_from"] = str(self.bundle((data, options["teacher_from"], seed)).with_name("run"))
         return Training(root, TrainOptions(**options, resume=True), bundle, self.settings.false_reject_rate)
 
-    def keep(self, *new: Row, **parts: Any) -> None:
-        """Write rows and parts at once; another command may have written others meanwhile."""
+    def keep(self, *new: Row, **parts: list[Row]) -> None:
+        """Write rows at once, in the place of those that they repeat.
+
+        Another command may have written others meanwhile. A latency that is replaced stays in
+        ``FILE.old``, the file as it was before this command.
+        """
         path = self.result.path
         path.parent.mkdir(parents=True, exist_ok=True)
         with locked(path.parent):
             if path.is_file():
                 self.result.record["found"] = Result.load(path).found
-            rows = {_key(each): each for each in [*self.result.found.get("rows", []), *new]}
-            self.result.put(rows=[rows[key] for key in sorted(rows)], **parts)
+            found = {name: {_key(name, row): row for row in self.result.found.get(name, [])} for name in _KEYS}
+            added = {name: {_key(name, row): row for row in rows} for name, rows in {"rows": new, **parts}.items()}
+            if not self.copied and found["latency"].keys() & added.get("latency", {}).keys():
+                self.copied = bool(shutil.copyfile(path, path.with_name(f"{path.name}.old")))
+                print(f"timed again: the old file is {path.name}.old", flush=True)
+            merged = {name: {**found[name], **rows} for name, rows in added.items()}
+            merged["rows"] = dict(sorted(merged["rows"].items()))
+            self.result.put(**{name: list(rows.values()) for name, rows in merged.items()})
 
     def time(self, threads: list[int], runs: int, *, again: bool = False) -> None:
-        """Time a few pairs after the other, with the first seed, where they have no latency yet.
+        """Time a few pairs after the other, with the first seed, where this machine has not yet.
 
         Pairs that are not measured whole have to wait, because their variants are timed in turns.
         """
-        machine = machine_of(max(threads), PACKAGES)
-        if again or self.result.found.get("timed_on") != machine:
-            self.keep(latency=[], sizes=[], timed_on=machine)
+        machine = machine_of(1, PACKAGES)
+        del machine["threads"]  # a latency has its own
         for data in dict.fromkeys(key[0] for key in self.asked):
-            known = {row["pair"] for row in self.result.found["sizes"] if row["data"] == data}
             keys = {pair: (data, pair, seed) for of, pair, seed in reversed(self.asked) if of == data}
-            known.update(pair for pair, key in keys.items() if key in self.missing())
-            pairs = [pair for pair in self.settings.pairs if pair in keys and pair not in known]
-            pairs = [pair for pair in pairs if self.bundle(keys[pair]).is_dir()]
-            for some in (pairs[start : start + _TOGETHER] for start in range(0, len(pairs), _TOGETHER)):
-                print(f"== {data}: {', '.join(some)}", flush=True)
-                made = {pair: self.training(keys[pair]) for pair in some}
-                latency = time_variants({pair: each.variants() for pair, each in made.items()}, threads, runs)
-                new = {"latency": latency, "sizes": [{"pair": pair, **each.size()} for pair, each in made.items()]}
-                found = self.result.found
-                self.keep(**{name: [*found[name], *({"data": data, **row} for row in new[name])] for name in new})
+            about = {pair: {"data": data, "pair": pair, "asked": self.asked[key]} for pair, key in keys.items()}
+            about = {pair: {**each, "timed_on": machine} for pair, each in about.items()}
+            known = [] if again else self.result.found.get("latency", [])
+            lacking: dict[tuple[int, ...], list[str]] = {}
+            for pair in (each for each in self.settings.pairs if each in keys):
+                timed = {row["threads"] for row in known if about[pair].items() <= row.items()}
+                if keys[pair] not in self.missing() and self.bundle(keys[pair]).is_dir():
+                    lacking.setdefault(tuple(each for each in threads if each not in timed), []).append(pair)
+            lacking.pop((), None)
+            for counts, pairs in lacking.items():
+                for some in (pairs[start : start + _TOGETHER] for start in range(0, len(pairs), _TOGETHER)):
+                    print(f"== {data}: {', '.join(some)}", flush=True)
+                    made = {pair: self.training(keys[pair]) for pair in some}
+                    latency = time_variants({pair: each.variants() for pair, each in made.items()}, counts, runs)
+                    sizes = [{**about[pair], **each.size()} for pair, each in made.items()]
+                    self.keep(latency=[{**about[row["pair"]], **row} for row in latency], sizes=sizes)
 
     def bundle(self, key: Key) -> Path:
         """Return where a training's bundle is, or will be: with other options in another folder."""
@@ -208,6 +233,6 @@ class FrontierBenchmark:
         return path
 
 
-def _key(row: Row) -> tuple[str, str, int, str]:
-    """Return what a row is about; one of other options is another row."""
-    return row["data"], row["pair"], row["seed"], json.dumps(row["asked"], sort_keys=True)
+def _key(part: str, row: Row) -> tuple[str, ...]:
+    """Return what a row of a part is about; one of other options is another row."""
+    return tuple(json.dumps(row.get(name), sort_keys=True) for name in ("data", "pair", *_KEYS[part], "asked"))

@@ -16,11 +16,12 @@ Options = dict[str, Any]
 
 
 class DataSet(msgspec.Struct, forbid_unknown_fields=True):
-    """A data set: its title, options of ``kdx train``, and those of each recipe."""
+    """A data set: its title, options of ``kdx train``, those of each recipe, goals as shares."""
 
     title: str
     options: Options
     recipes: dict[str, Options] = {}
+    goals: dict[str, float] = {}
 
 
 class PairSettings(msgspec.Struct, forbid_unknown_fields=True):

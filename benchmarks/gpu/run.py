@@ -128,11 +128,8 @@ class Models:
         decisive = repr((sources(), pixels, arguments.backbone, arguments.size))
         self.work = parent / sha256_bytes(decisive.encode())[:16]
         self.work.mkdir(exist_ok=True)
-        self._about = {
-            "files": [str(file.resolve()) for file in files],
-            "backbone": arguments.backbone,
-            "size": arguments.size,
-        }
+        paths = [str(file.resolve()) for file in files]
+        self._about = {"files": paths, "backbone": arguments.backbone, "size": arguments.size}
         self._deadline = deadline
         workers = max(1, min(len(names), usable_cores() // 2))
         self._threads = max(1, usable_cores() // workers)
@@ -190,7 +187,3 @@ def settings(arguments: argparse.Namespace) -> dict[str, Any]:
     data = "elpv-dataset" if arguments.data is None else arguments.data.name
     names = ("runs", "device", "backbone", "size", "engine_python")
     return {"images": data, **{name: getattr(arguments, name) for name in names}}
-
-
-if __name__ == "__main__":
-    main()

@@ -38,12 +38,9 @@ _SOAKED = {("onnxruntime-cpu", "fp32"), ("openvino", "int8")}
 _KINDS = ("index", "reference", "training", "engine", "image", "graph")
 _SMALL = stpm_lite0("robust-lite0", side=64)
 _TINY = BenchmarkModel(
-    "robust-tiny",
-    options=("--backbone", "test_resnet", "--image-size", "64"),
-    camera=64,
-    max_batch=8,
+    "robust-tiny", options=("--backbone", "test_resnet", "--image-size", "64"), camera=64, max_batch=8,
     precisions="fp32",
-)
+)  # fmt: skip
 Row = dict[str, Any]
 
 

@@ -11,6 +11,11 @@ from pathlib import Path
 
 import msgspec
 
+# Instructions that decide in which arithmetic a runtime computes, and how fast, by Linux's names.
+_DECISIVE = {
+    "amx_bf16", "amx_int8", "avx2", "avx512_bf16", "avx512_vnni", "avx512f", "avx_vnni",
+    "asimddp", "bf16", "i8mm", "sve",
+}  # fmt: skip
 # The packages that decide how fast a bundle runs, and what it computes.
 RUNTIME_PACKAGES = ("kdx", "numpy", "onnxruntime", "openvino", "torch", "timm")
 
@@ -52,6 +57,15 @@ def describe_machine(threads: int, versions: dict[str, str]) -> Machine:
     )
 
 
+def cpu_features() -> list[str]:
+    """Return the instructions of this CPU that decide how runtimes compute, by Linux's names.
+
+    CPUs of one model name differ in them: a virtual machine may hide some. Empty where there is no
+    ``/proc/cpuinfo``, and on CPUs that have none of them.
+    """
+    return sorted(_DECISIVE & {*_cpuinfo("flags").split(), *_cpuinfo("Features").split()})
+
+
 def usable_cores() -> int:
     """Return how many logical cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -67,10 +81,14 @@ def package_versions(names: Iterable[str]) -> dict[str, str]:
 
 
 def _cpu_model() -> str:
-    try:
+    return _cpuinfo("model name") or platform.processor() or platform.machine()
+
+
+def _cpuinfo(name: str) -> str:
+    """Return what Linux says of the first core by a name, such as ``flags``; empty if nothing."""
+    with contextlib.suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    except OSError:
-        pass
-    return platform.processor() or platform.machine()
+            key, _, value = line.partition(":")
+            if key.strip() == name:
+                return value.strip()
+    return ""

@@ -12,7 +12,7 @@ from kdx.bundle.bundle import Bundle
 from kdx.bundle.engine_record import engines_of
 from kdx.runtime.backend_table import BackendInfo
 from kdx.runtime.gpu import gpus
-from kdx.runtime.machine import describe_machine, package_versions, usable_cores
+from kdx.runtime.machine import cpu_features, describe_machine, package_versions, usable_cores
 from kdx.storage.cache import cache_folder
 from kdx.storage.files import sha256_bytes, write_atomic
 from kdx.storage.json_records import UNREADABLE, encode_record
@@ -111,6 +111,7 @@ def _key(bundle: Bundle, pairs: Sequence[tuple[BackendInfo, str]], threads: int 
         "ways": [(info.name, precision) for info, precision in pairs],
         "engines": [engine.record.plan_sha256 for engine in engines_of(bundle.path)],
         "machine": describe_machine(threads or usable_cores(), versions),
+        "features": cpu_features(),
         "threads": threads,
         "gpus": [(gpu.name, gpu.driver) for gpu in gpus()],
     }

@@ -14,7 +14,9 @@ pytest.importorskip("openvino", reason="OpenVINO is not installed: pip install '
 from benchmarks.frontier import peer_exports, peers
 from benchmarks.frontier.loaders import as_floats
 from benchmarks.frontier.peers import PeerOptions, PeerTraining, Runner
+from benchmarks.results import this_cpu
 from kdx.errors import TrainingError
+from kdx.imaging.images import encode_png
 from tests.benchmarks.frontier import toy_peer
 
 OPTIONS = {"peer": "anomalib", "model": "Toy", "image_size": 64, "validation_fraction": 0.5}
@@ -58,7 +60,9 @@ def test_a_peer_is_trained_once_and_judged_by_kdx(commands: list[Any], dataset: 
     assert (figures["good"], figures["defective"]) == (4, 4)
     assert all(0 <= figures[name] <= 1 for name in ("image_auroc", "pixel_auroc", "pro", "false_reject_rate"))
     assert row["refused"]["int8"] == "ValueError: no such layer"
-    assert row["refused"]["bf16"].startswith("it does not run: the worker died (killed by SIGABRT)")
+    assert row["unable"]["bf16"]["reason"].startswith("it does not run: the worker died (killed by SIGABRT)")
+    assert row["unable"]["bf16"]["on"] == this_cpu()
+    assert (figures["backend"], figures["on"]) == ("openvino", this_cpu())
     assert (row["pair"], row["images"], row["facts"]) == ("toy", {"train": 6, "held_out": 6}, {"seed": 3})
     assert row["seconds"]["students"] == 1.5
     assert row["versions"]["numpy"] == np.__version__
@@ -79,9 +83,46 @@ def test_of_random_weights_nothing_but_latency_is_measured(
     made = training(dataset, tmp_path / "peer", weights="random")
     (row,) = made.measure(VARIANTS, {})
     assert row["test"] == {}
-    reasons = ["random weights: latency alone", "no BF16 on this CPU", "ValueError: no such layer"]
+    reasons = ["random weights: latency alone", "random weights: latency alone", "ValueError: no such layer"]
     assert [row["refused"][variant] for variant in VARIANTS] == reasons
     assert [each.precision for each in made.variants()] == ["fp32", "fp32"]  # what OpenVINO chooses is FP32 there
+
+
+def test_without_bf16_a_cpu_is_named_and_only_what_it_lacked_is_tried_elsewhere(
+    commands: list[Any], dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(peers, "offers_bf16", lambda: False)
+    made = training(dataset, tmp_path / "peer")
+    (row,) = made.measure(["bf16"], {**this_cpu()})
+    assert row["unable"] == {"bf16": {"reason": "no BF16", "on": this_cpu()}}
+    monkeypatch.setattr(peers, "offers_bf16", lambda: True)
+    tried = []
+    made = training(dataset, tmp_path / "peer")
+    monkeypatch.setattr(made, "_evaluated", lambda variant: tried.append(variant.precision) or {})
+    (row,) = made.measure(["fp32", "bf16"], {**row, "test": {"fp32": {"pro": 0.5}}})
+    assert tried == ["bf16"]
+    assert (row["test"], row["unable"]) == ({"fp32": {"pro": 0.5}, "bf16": {"backend": "openvino"}}, {})
+
+
+@pytest.mark.parametrize(("bf16", "precision"), [(True, "bf16"), (False, "fp32")])
+def test_openvino_without_a_hint_is_named_after_what_it_computes_in(
+    bf16: bool, precision: str, dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(peers, "offers_bf16", lambda: bf16)
+    for peer in ("anomalib", "anomavision"):
+        found = training(dataset, tmp_path, peer=peer).runners
+        unasked = [each for each in found if each.backend == "openvino" and not each.hint and each.export == "openvino"]
+        assert {each.precision for each in unasked} <= {precision}
+        assert {each.precision for each in found if each.backend == "onnxruntime-cpu"} <= {"fp32", "int8"}
+
+
+def test_the_minutes_of_a_training_begin_before_the_images_are_written(
+    commands: list[Any], dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written: list[Any] = []
+    monkeypatch.setattr(peers, "encode_png", lambda pixels: written.append(pixels) or encode_png(pixels))
+    monkeypatch.setattr(peers, "time", SimpleNamespace(perf_counter=lambda: float(len(written))))
+    assert training(dataset, tmp_path / "peer").exported()["seconds"]["whole"] == len(written) == 12
 
 
 def test_a_process_that_fails_says_its_last_line(dataset: Path, tmp_path: Path, monkeypatch) -> None:

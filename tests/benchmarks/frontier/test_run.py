@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from argparse import Namespace
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -138,29 +138,109 @@ def test_calls_at_the_same_time_keep_each_others_rows(parse: Parse, trainings: T
     first, second = (FrontierBenchmark("accuracy", parse("--seeds", seed)) for seed in ("0", "1"))
     first.run()
     second.run()
-    first.keep(latency=[1])
+    first.keep(latency=[latency_of("leader", 1)])
+    second.keep(latency=[latency_of("small", 1)])
     found = json.loads(parse().out.read_text(encoding="utf-8"))["found"]
     assert len(found["rows"]) == 4
-    assert found["latency"] == [1]
+    assert [row["pair"] for row in found["latency"]] == ["leader", "small"]
 
 
-def test_pairs_that_are_measured_whole_are_timed_once(parse: Parse, trainings: Trainings, monkeypatch) -> None:
-    timed = []
-    monkeypatch.setattr(
-        frontier, "time_variants", lambda variants, *_: timed.append(list(variants)) or [{"pair": "leader"}]
-    )
+def latency_of(pair: str, threads: int) -> Row:
+    return {"data": "cells", "pair": pair, "precision": "fp32", "backend": "openvino", "threads": threads}
+
+
+class Timings:
+    """Takes the place of timing, on a machine whose name can change; counts what was timed."""
+
+    def __init__(self, parse: Parse) -> None:
+        self.parse, self.calls, self.failure, self.cpu = parse, [], None, "A CPU"
+
+    def __call__(self, variants: dict[str, Any], threads: Sequence[int], _: int) -> list[Row]:
+        if self.failure is not None:
+            raise self.failure
+        self.calls.append((list(variants), list(threads)))
+        return [{**latency_of(pair, count), "p50_ms": len(self.calls)} for pair in variants for count in threads]
+
+    def machine(self, threads: int, *_: Any) -> Row:
+        return {"cpu": self.cpu, "threads": threads, "features": ["avx2"]}
+
+    def time(self, *threads: int, again: bool = False) -> list[Row]:
+        FrontierBenchmark("accuracy", self.parse("--seeds", "0")).time(list(threads), 2, again=again)
+        found: list[Row] = json.loads(self.parse().out.read_text(encoding="utf-8"))["found"]["latency"]
+        return found
+
+
+@pytest.fixture
+def timings(parse: Parse, trainings: Trainings, monkeypatch: pytest.MonkeyPatch) -> Timings:
+    made = Timings(parse)
+    monkeypatch.setattr(frontier, "time_variants", made)
+    monkeypatch.setattr(frontier, "machine_of", made.machine)
     benchmark = FrontierBenchmark("accuracy", parse("--seeds", "0"))
     for pair in ("leader", "small"):
         benchmark.bundle(("cells", pair, 0)).mkdir(parents=True)
     measure(parse("--pairs", "leader", "--seeds", "0"))
-    for _ in range(2):
-        FrontierBenchmark("accuracy", parse("--seeds", "0")).time([1], 2)
-    found = json.loads(parse().out.read_text(encoding="utf-8"))["found"]
-    assert timed == [["leader"]]
-    assert found["latency"] == [{"data": "cells", "pair": "leader"}]
-    assert found["sizes"] == [{"data": "cells", "pair": "leader", "graph_bytes": {}}]
-    FrontierBenchmark("accuracy", parse("--seeds", "0")).time([1], 2, again=True)
-    assert timed == [["leader"]] * 2
+    return made
+
+
+def test_pairs_that_are_measured_whole_are_timed_once(timings: Timings, parse: Parse) -> None:
+    timings.time(1)
+    (row,) = timings.time(1)
+    assert timings.calls == [(["leader"], [1])]
+    assert (row["pair"], row["asked"]["epochs"], row["timed_on"]) == (
+        "leader",
+        2,
+        {"cpu": "A CPU", "features": ["avx2"]},
+    )
+    (size,) = json.loads(parse().out.read_text(encoding="utf-8"))["found"]["sizes"]
+    assert (size["pair"], size["asked"], size["graph_bytes"]) == ("leader", row["asked"], {})
+
+
+def test_latency_is_replaced_only_by_what_was_timed_again(timings: Timings, parse: Parse) -> None:
+    timings.time(1, 2)
+    before = parse().out.read_bytes()
+    old = parse().out.with_name("accuracy.json.old")
+    timings.time(1)  # another number of threads is not another machine
+    assert parse().out.read_bytes() == before
+    assert [row["threads"] for row in timings.time(4)] == [1, 2, 4]
+    assert not old.exists()
+    before = parse().out.read_bytes()
+    timings.cpu, timings.failure = "Another CPU", KeyboardInterrupt()
+    with pytest.raises(KeyboardInterrupt):
+        timings.time(1)
+    assert parse().out.read_bytes() == before
+    timings.failure = None
+    rows = timings.time(1)
+    assert [(row["threads"], row["timed_on"]["cpu"], row["p50_ms"]) for row in rows] == [
+        (1, "Another CPU", 3), (2, "A CPU", 1), (4, "A CPU", 2),
+    ]  # fmt: skip
+    assert json.loads(old.read_bytes())["found"] == json.loads(before)["found"]
+    assert timings.time(1, again=True)[0]["p50_ms"] == 4
+
+
+def test_latency_of_other_options_is_another_one(timings: Timings, settings: Path, parse: Parse) -> None:
+    timings.time(1)
+    text = settings.read_text(encoding="utf-8").replace("leader = { epochs = 2 }", "leader = { epochs = 9 }")
+    settings.write_text(text, encoding="utf-8")
+    FrontierBenchmark("accuracy", parse("--seeds", "0")).bundle(("cells", "leader", 0)).mkdir(parents=True)
+    measure(parse("--pairs", "leader", "--seeds", "0"))
+    assert [row["asked"]["epochs"] for row in timings.time(1)] == [2, 9]
+
+
+def test_what_one_cpu_cannot_run_is_tried_again_on_another(parse: Parse, settings: Path, monkeypatch) -> None:
+    text = settings.read_text(encoding="utf-8").replace('"int8", "students"', '"bf16"')
+    settings.write_text(text, encoding="utf-8")
+    given = parse("--pairs", "leader", "--seeds", "0")
+    monkeypatch.setattr(frontier, "this_cpu", lambda: {"cpu": "A CPU", "features": ["avx2"]})
+    first = FrontierBenchmark("accuracy", given)
+    about = {"data": "cells", "pair": "leader", "seed": 0, "asked": first.asked["cells", "leader", 0]}
+    unable = {"bf16": {"reason": "no BF16", "on": first.cpu}}
+    first.keep({**about, **first.cpu, "test": {"fp32": {}}, "refused": {}, "unable": unable})
+    assert not first.missing(retry=True)
+    assert first.missing(retry=True, again=True)
+    monkeypatch.setattr(frontier, "this_cpu", lambda: {"cpu": "A CPU", "features": ["avx2", "avx512_bf16"]})
+    other = FrontierBenchmark("accuracy", given)
+    assert list(other.missing(retry=True)) == [("cells", "leader", 0)]
+    assert not other.missing()  # nothing has to wait to be timed
 
 
 def test_solar_cells_come_from_their_package(parse: Parse, monkeypatch) -> None:

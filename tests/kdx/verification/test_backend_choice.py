@@ -189,6 +189,15 @@ def trained_int8(tiny_bundle):
     return Bundle(opened.path, msgspec.structs.replace(opened.manifest, variants=variants, files=files))
 
 
+def test_a_choice_counts_for_cpus_with_the_same_instructions_alone(tiny_bundle, monkeypatch) -> None:
+    names = []
+    for features in (["avx2"], ["avx2", "avx512_vnni"]):
+        monkeypatch.setattr(remembered_choice, "cpu_features", lambda features=features: features)
+        names.append(remembered_choice.ChoiceFile(open_bundle(tiny_bundle), [], 1).path)
+    assert None not in names
+    assert len(set(names)) == 2
+
+
 @pytest.mark.parametrize("is_group", [False, True])
 def test_a_remembered_choice_that_fails_is_measured_again(tiny_bundle, machine, monkeypatch, is_group) -> None:
     def used() -> str:
