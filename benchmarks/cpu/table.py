@@ -9,22 +9,16 @@ from benchmarks.markdown import machine_text, runtime_name, table
 COLUMNS = ("onnxruntime-cpu fp32", "openvino fp32", "openvino bf16", "openvino int8")
 # Of each part what varies, and what it is called.
 _PARTS = {
-    "sizes": ("side", "image side, pixels"),
-    "taps": ("taps", "taps of the teacher"),
-    "batches": ("batch", "images a call"),
-    "threads": ("threads", "threads"),
-}
+    "sizes": ("side", "image side, pixels"), "taps": ("taps", "taps of the teacher"),
+    "batches": ("batch", "images a call"), "threads": ("threads", "threads"),
+}  # fmt: skip
 _HEADINGS = ("method", "teacher", "image", "parameters", "GFLOP", "graph", "peak memory", "eager")
 # Milliseconds an image, as the papers print them.
 PAPER_LATENCY = {
-    "stpm": "10 (RTX 2080 Ti); 12 (anomalib)",
-    "reduced-student": "9.2 (RTX 2080 Ti)",
-    "mixed-teacher": "3 × reduced student",
-    "dual-det": "12 (RTX 3080 Ti)",
-    "dual-loc": "6 (RTX 3080 Ti)",
-    "dskd": "217 (Intel i7, 2.3 GHz)",
-    "reverse-distillation": "16 (RTX 3080 Ti)",
-}
+    "stpm": "10 (RTX 2080 Ti); 12 (anomalib)", "reduced-student": "9.2 (RTX 2080 Ti)",
+    "mixed-teacher": "3 × reduced student", "dual-det": "12 (RTX 3080 Ti)", "dual-loc": "6 (RTX 3080 Ti)",
+    "dskd": "217 (Intel i7, 2.3 GHz)", "reverse-distillation": "16 (RTX 3080 Ti)",
+}  # fmt: skip
 Row = dict[str, Any]
 
 

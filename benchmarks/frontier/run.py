@@ -163,10 +163,9 @@ class FrontierBenchmark:
         return Training(root, TrainOptions(**options, resume=True), bundle, self.settings.false_reject_rate)
 
     def keep(self, *new: Row, **parts: list[Row]) -> None:
-        """Write rows at once, in the place of those that they repeat.
+        """Write rows in the place of those they repeat; another command may have written others.
 
-        Another command may have written others meanwhile. A latency that is replaced stays in
-        ``FILE.old``, the file as it was before this command.
+        A latency that is replaced stays in ``FILE.old``, the file as it was before this command.
         """
         path = self.result.path
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -59,20 +59,16 @@ def _cells(point: Point) -> list[str]:
     drawn = [row["drawn"][point.variant] for row in point.rows if point.variant in row["drawn"]]
     kept = max((each.get("kept", 0) for each in figures), default=0)
     return [
-        point.data,
-        f"`{point.pair}`",
-        VARIANTS[point.variant] + (f", {kept} operations in FP32" if kept else ""),
+        point.data, f"`{point.pair}`", VARIANTS[point.variant] + (f", {kept} operations in FP32" if kept else ""),
         str(len(figures) or "timed alone"),
         *(spread([each[name] for each in figures]) for name in ("image_auroc", "pixel_auroc", "pro")),
         *(_share(figures, name) for name in _SHARES),
         " / ".join(spread([each[name] for each in drawn]) for name in ("image_auroc", "pro")) if drawn else "–",
         f"{time['p50_ms']:.2f} ({runtime_name(time['backend'])})" if time else "–",
-        f"{time['p99_ms']:.2f}" if time else "–",
-        f"{time['load_ms'] / 1e3:.1f}" if time else "–",
+        f"{time['p99_ms']:.2f}" if time else "–", f"{time['load_ms'] / 1e3:.1f}" if time else "–",
         f"{time['peak_memory_mb']:.0f}" if time else "–",
-        "–" if point.bytes is None else f"{point.bytes / 1e6:.1f}",
-        _minutes(point),
-    ]
+        "–" if point.bytes is None else f"{point.bytes / 1e6:.1f}", _minutes(point),
+    ]  # fmt: skip
 
 
 def _share(figures: Sequence[Row], name: str) -> str:

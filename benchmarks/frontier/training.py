@@ -83,14 +83,12 @@ class Training:
         write_synthetic(run.held_out_files(), self.drawn, config.input, seed=config.seed, progress=_PROGRESS)
         return {
             **self._evaluated(self.bundle, {each: each for each in precisions if each not in refused}),
-            "refused": refused,
-            "seconds": {name: round(value, 1) for name, value in seconds.items()},
+            "refused": refused, "seconds": {name: round(value, 1) for name, value in seconds.items()},
             "threads": torch.get_num_threads(),
             "images": {"train": len(config.train_images), "held_out": len(config.validation_images)},
-            "epochs": [config.recipe.teacher_epochs, history[-1].epoch],
-            "weights": config.weights,
+            "epochs": [config.recipe.teacher_epochs, history[-1].epoch], "weights": config.weights,
             "versions": config.versions,
-        }
+        }  # fmt: skip
 
     def _with_students(self, row: Row) -> Row:
         """Train INT8 students in a copy of the run, and add their figures to the row.

@@ -30,12 +30,10 @@ def machine() -> dict[str, Any]:
     """Return what does not change while the benchmark runs."""
     gpu = gpus()[0] if gpus() else None
     return {
-        "gpu": gpu.name if gpu else None,
-        "compute_capability": gpu.compute_capability if gpu else None,
-        "cuda_of_driver": gpu.driver if gpu else None,
-        "nvidia_smi": ask_nvidia_smi(_FIXED),
+        "gpu": gpu.name if gpu else None, "compute_capability": gpu.compute_capability if gpu else None,
+        "cuda_of_driver": gpu.driver if gpu else None, "nvidia_smi": ask_nvidia_smi(_FIXED),
         **machine_of(usable_cores(), PACKAGES),
-    }
+    }  # fmt: skip
 
 
 def clocks() -> dict[str, str]:

@@ -47,24 +47,13 @@ def write_model(name: str, files: Sequence[str], folder: str, backbone: str, siz
     detector = make_detector(name, paths, backbone, size)
     torch.save(detector, target.with_suffix(".pt"))
     provenance = Provenance(
-        created=now(),
-        checkpoint_sha256="",
-        epoch=0,
-        backbone=backbone,
-        weights="random weights",
-        data_sha256="",
-        trained_with={},
-        exported_with={"torch": str(torch.__version__)},
-    )
+        created=now(), checkpoint_sha256="", epoch=0, backbone=backbone, weights="random weights", data_sha256="",
+        trained_with={}, exported_with={"torch": str(torch.__version__)},
+    )  # fmt: skip
     export_bundle(
-        detector,
-        target,
-        method=name,
-        golden_images=paths,
-        training_images=[],
-        provenance=provenance,
+        detector, target, method=name, golden_images=paths, training_images=[], provenance=provenance,
         precisions=("fp32", "fp16"),
-    )
+    )  # fmt: skip
     return {}
 
 

@@ -91,15 +91,10 @@ def measure(arguments: argparse.Namespace) -> None:
     batches = [int(batch) for batch in arguments.batches.split(",")]
     with Models(order_methods(names), arguments, deadline) as models:
         benchmark = GpuBenchmark(
-            {candidate.name: candidate for candidate in candidates},
-            store,
-            deadline,
-            lambda candidate: start_worker(candidate, models.work),
-            models.folder,
-            models.wait,
-            arguments.runs,
+            {candidate.name: candidate for candidate in candidates}, store, deadline,
+            lambda candidate: start_worker(candidate, models.work), models.folder, models.wait, arguments.runs,
             arguments.device,
-        )
+        )  # fmt: skip
         benchmark.run(plan(names, candidates, batches))
     call["seconds"] = round(time.monotonic() - started, 1)
     store.save()

@@ -68,17 +68,11 @@ class Session:
             return row_of(self.key, OK if "found" in found else COMPARED, **about)
         compute, end_to_end = summary(self.compute), summary(self.end_to_end)
         return row_of(
-            self.key,
-            OK,
-            **about,
-            warm_up=self.calls,
-            compute=compute,
-            end_to_end=end_to_end,
-            eager_ms=eager_ms,
+            self.key, OK, **about, warm_up=self.calls, compute=compute, end_to_end=end_to_end, eager_ms=eager_ms,
             ratio=None if eager_ms is None else round(eager_ms / compute["p50_ms"], 2),
             images_per_second=round(self.key[1] / compute["p50_ms"] * 1e3, 1),
             images_per_second_end_to_end=round(self.key[1] / end_to_end["p50_ms"] * 1e3, 1),
-        )
+        )  # fmt: skip
 
 
 def calls_of(candidate: str, batch: int, runs: int) -> int:

@@ -28,11 +28,9 @@ def main() -> None:
     given = parser.parse_args()
     manifest = open_bundle(given.bundle).manifest
     settings = {
-        "method": manifest.method,
-        "backbone": manifest.provenance.backbone,
-        "input": [manifest.input.height, manifest.input.width],
-        "images": len(list(given.images.glob("*.png"))),
-    }
+        "method": manifest.method, "backbone": manifest.provenance.backbone,
+        "input": [manifest.input.height, manifest.input.width], "images": len(list(given.images.glob("*.png"))),
+    }  # fmt: skip
     budget = {name: getattr(given, name) for name in ("parts", "rate", "requests", "clients")}
     identity = {"machine": machine_of(1, _PACKAGES), "settings": settings}
     result = Result.resume("station", identity, budget, path=given.result)

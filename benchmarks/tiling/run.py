@@ -143,14 +143,9 @@ class Seams:
             worst.append(float((np.abs(found - expected) / np.ptp(expected)).max()))
             scores.append(abs(float(found.max()) / score - 1))
         return {
-            "frame": SMALL,
-            "tiles": self.plan.count,
-            "halo": self.plan.halo,
-            "overlap": self.plan.overlap,
-            "images": len(self.images),
-            "map_max": max(worst),
-            "score_max": max(scores),
-        }
+            "frame": SMALL, "tiles": self.plan.count, "halo": self.plan.halo, "overlap": self.plan.overlap,
+            "images": len(self.images), "map_max": max(worst), "score_max": max(scores),
+        }  # fmt: skip
 
     def sweep(self) -> dict[str, Any]:
         """Return how far a defect's score at a seam differs from that in the middle of a tile."""

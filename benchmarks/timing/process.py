@@ -43,14 +43,10 @@ class WorkerProcess:
             # A session of its own: Ctrl-C is for the coordinator, which then ends the worker with
             # its children.
             self._process: subprocess.Popen[bytes] | None = subprocess.Popen(
-                [*(python or [sys.executable]), "-m", module, str(theirs.fileno())],
-                pass_fds=[theirs.fileno()],
-                env=environment,
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
+                [*(python or [sys.executable]), "-m", module, str(theirs.fileno())], pass_fds=[theirs.fileno()],
+                env=environment, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT,
                 start_new_session=True,
-            )
+            )  # fmt: skip
 
     def tell(self, message: dict[str, Any]) -> None:
         """Send a message; that a worker is gone shows in ``hear``."""

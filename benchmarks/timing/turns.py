@@ -146,16 +146,10 @@ class _TimingWorker:
             return Timed(self.candidate.name, error=self.error or "no calls were asked for")
         p50, p95, p99 = (round(float(value), 4) for value in np.percentile(self._times, [50, 95, 99]))
         return Timed(
-            name=self.candidate.name,
-            calls=len(self._times),
-            p50_ms=p50,
-            p95_ms=p95,
-            p99_ms=p99,
-            max_ms=round(max(self._times), 4),
-            load_ms=round(self._loaded["load_ms"], 1),
-            peak_memory_mb=self._peak_memory_mb,
-            score=self._loaded["score"],
-        )
+            name=self.candidate.name, calls=len(self._times), p50_ms=p50, p95_ms=p95, p99_ms=p99,
+            max_ms=round(max(self._times), 4), load_ms=round(self._loaded["load_ms"], 1),
+            peak_memory_mb=self._peak_memory_mb, score=self._loaded["score"],
+        )  # fmt: skip
 
     def _ask(self, message: dict[str, Any]) -> dict[str, Any]:
         """Return the answer; an empty one where there is none, with the reason kept."""
