@@ -1,8 +1,9 @@
 """A log of verdicts on the line PC: an SQLite file of bounded size, intact after a power cut.
 
-A detector passes each verdict to the log in microseconds, and a thread writes them once a second. A
-power cut loses at most that second. If the disk is full or slow, verdicts are missing from the log,
-which counts them; the detector is never delayed.
+A detector passes each verdict to the log with a copy of its frame, which is hashed by one thread,
+and another thread writes the verdicts once a second. A power cut loses at most that second. If the
+disk is full or slow, verdicts are missing from the log, and if frames come faster than they are
+hashed, hashes are: the log counts both, and warns once. The detector waits for neither.
 
 What the verdicts can be traced to is described in :mod:`kdx.monitoring.log_records`.
 """
@@ -25,7 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kdx.errors import DataError, OutputError
-from kdx.monitoring.log_records import Hashes, Source, number_of_source, prepare_records
+from kdx.monitoring.log_records import Hashes, Source, number_of_source, prepare_records, warn_once
 
 if TYPE_CHECKING:
     from kdx.decision.verdict import Verdict
@@ -93,6 +94,8 @@ class VerdictLog:
         path: The file.
         most: The number of verdicts to keep.
         lost: The number of verdicts that could not be written.
+        without_hash: The number of images whose hash is missing: frames came faster than they were
+            hashed, or a file changed after it was judged.
 
     Raises:
         OutputError: The file cannot be written, is not a log, or belongs to another graph.
@@ -111,8 +114,13 @@ class VerdictLog:
             _prepare(database, self.path, facts)
             self._source = number_of_source(database, source)
         self._hashes = Hashes()
+        self._said: set[str] = set()
         self._thread = threading.Thread(target=self._write_until_closed, name="kdx verdict log", daemon=True)
         self._thread.start()
+
+    @property
+    def without_hash(self) -> int:  # noqa: D102  # an attribute of the class's docstring
+        return self._hashes.missing
 
     def add(self, verdict: Verdict, milliseconds: float, shown: Shown | None = None) -> None:
         """Take a verdict, the time that it took, and its image; never waits for the disk."""
@@ -156,6 +164,7 @@ class VerdictLog:
                     self.lost += len(rows)
                     _close(database)
                     database = None
+                warn_once(self._said, self.path, self.lost, self.without_hash)
             if is_last:
                 _close(database)
                 return
@@ -227,15 +236,17 @@ def _close(database: sqlite3.Connection | None) -> None:
 def _prepare(database: sqlite3.Connection, path: Path, facts: LogFacts) -> None:
     """Create the tables of a new file, or check that the file is a log of this graph."""
     with database:
+        database.execute("BEGIN IMMEDIATE")  # several processes may open a log at once
         is_new = not database.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
         if is_new:
-            database.executescript(_TABLES)
+            for statement in _TABLES.split(";"):
+                database.execute(statement)
             database.execute(f"PRAGMA application_id = {_APPLICATION}")
             database.execute(f"PRAGMA user_version = {SCHEMA}")
             named = {name: value for name, value in asdict(facts).items() if value is not None}
             database.executemany("INSERT OR IGNORE INTO facts VALUES (?, ?)", named.items())
-    stored = _facts(database, path, OutputError)
-    prepare_records(database)
+        stored = _facts(database, path, OutputError)
+        prepare_records(database)
     # A log that an older kdx began does not name the runtime. Verdicts are still added, so that an
     # update stops no line; ``kdx drift`` refuses to compare its scores.
     expected = facts if stored.runtime else replace(facts, runtime=None)

@@ -28,6 +28,7 @@ from kdx.runtime.backend import Backend, ClosesOnExit, Outputs
 from kdx.runtime.device_arrays import DeviceArray, device_array
 from kdx.runtime.loading_process import LoadingProcess
 from kdx.runtime.rule_fields import FieldOfRule
+from kdx.storage.stamps import stamp_of
 
 if TYPE_CHECKING:
     from kdx.decision.regions import Region
@@ -41,11 +42,13 @@ class Shown(NamedTuple):
         part_id: The part that the image shows, or None if the caller did not say.
         frame: The frame, uint8 ``(H, W, C)``; None if it lies on the GPU, or is read in bands.
         path: The file of a frame that is read in bands, or None.
+        stamp: What :func:`kdx.storage.stamps.stamp_of` returned for that file before it was read.
     """
 
     part_id: str | None = None
     frame: NDArray[np.uint8] | None = None
     path: Path | None = None
+    stamp: tuple[int, ...] | None = None
 
 
 class VerdictObserver(Protocol):
@@ -54,7 +57,8 @@ class VerdictObserver(Protocol):
     def add(self, verdict: Verdict, milliseconds: float, shown: Shown = ...) -> None:
         """Take a verdict, its time, and what it was reached on, which may change after the call.
 
-        Returns at once, and raises nothing.
+        Waits for no disk and no other thread, and raises nothing. What it needs of the frame, it
+        copies.
         """
         ...
 
@@ -229,9 +233,11 @@ class Detector(ClosesOnExit):
 
         self._process.require_current()
         self._require_log(part_id)
-        started = time.perf_counter()
-        judged = judge_in_bands(self, Path(path), min_area=min_area, pixel_size_um=pixel_size_um)
-        self._notify([judged.verdict], time.perf_counter() - started, [Shown(part_id, path=Path(path))])
+        started, path = time.perf_counter(), Path(path)
+        stamp = stamp_of(path)
+        judged = judge_in_bands(self, path, min_area=min_area, pixel_size_um=pixel_size_um)
+        shown = Shown(part_id, path=path, stamp=stamp)
+        self._notify([judged.verdict], time.perf_counter() - started, [shown])
         return judged
 
     def batch(

@@ -5,9 +5,11 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import os
 import shutil
 import sqlite3
 import threading
+import tracemalloc
 from datetime import datetime, timezone
 from pathlib import Path
 
@@ -19,12 +21,13 @@ import kdx
 from kdx.bundle.open import open_bundle
 from kdx.decision.verdict import Decision, Verdict
 from kdx.errors import DataError, OptionError, OutputError
-from kdx.monitoring import log_records
+from kdx.monitoring import log_records, verdict_log
 from kdx.monitoring.drift import find_drift
 from kdx.monitoring.log_records import Source
 from kdx.monitoring.verdict_log import LogFacts, LoggedVerdicts, VerdictLog, read_log
 from kdx.runtime.detector import Shown
 from kdx.station.record import JudgedBy, VerdictRecord
+from kdx.storage.stamps import stamp_of
 
 FACTS = LogFacts("tile.kdx", "a" * 64, "fp32")
 
@@ -82,39 +85,106 @@ def test_a_verdict_is_traced_to_part_image_bundle_graph_and_backend(tmp_path, ti
     assert Source._fields == by.__struct_fields__
 
 
-def test_hashes_are_right_when_many_frames_wait(tmp_path, monkeypatch):
-    monkeypatch.setattr(log_records, "_MOST_BYTES", 100)
-    frames = [np.full((8, 8, 1), value, np.uint8) for value in range(20)]
+def hashes_in(log: Path) -> list[str | None]:
+    with contextlib.closing(sqlite3.connect(log)) as base:
+        return [row[0] for row in base.execute("SELECT image_sha256 FROM records")]
+
+
+def hash_of(frame: np.ndarray) -> str:
+    return hashlib.sha256(b"uint8 8,8,1\n" + frame.tobytes()).hexdigest()
+
+
+def test_frames_for_whose_hashes_there_is_no_room_are_counted(tmp_path, monkeypatch):
+    """The caller hashes nothing and does not wait; where none waits, a frame may be larger."""
+    monkeypatch.setattr(log_records, "_MOST_BYTES", 63)
+    go_on, hashed = threading.Event(), log_records.sha256_file
+    monkeypatch.setattr(log_records, "sha256_file", lambda path: go_on.wait() and hashed(path))
+    file, frames = tmp_path / "frame.tiff", [np.full((8, 8, 1), value, np.uint8) for value in range(3)]
+    file.write_bytes(b"rows")
     log = VerdictLog(tmp_path / "line.log", FACTS)
+    log.add(verdict(0.5), 1.0, Shown(path=file, stamp=stamp_of(file)))  # is hashed until `go_on`
     for frame in frames:
-        log.add(verdict(0.5), 1.0, Shown(None, frame))
-    log.close()
-    with contextlib.closing(sqlite3.connect(log.path)) as base:
-        found = [row[0] for row in base.execute("SELECT image_sha256 FROM records")]
-    assert found == [hashlib.sha256(b"uint8 8,8,1\n" + frame.tobytes()).hexdigest() for frame in frames]
+        log.add(verdict(0.5), 1.0, Shown(frame=frame))
+    assert log.without_hash == 2
+    go_on.set()
+    with pytest.warns(UserWarning, match="no hash in the log") as warned:
+        log.close()
+    assert len(warned) == 1
+    assert hashes_in(log.path) == [hashlib.sha256(b"rows").hexdigest(), hash_of(frames[0]), None, None]
+
+
+def test_a_frame_is_copied_once_and_by_rows():
+    frame = np.arange(3 << 20, dtype=np.uint8).reshape(1024, 1024, 3).transpose(1, 0, 2)
+    hashes, go_on = log_records.Hashes(), threading.Event()
+    hashes._thread.submit(go_on.wait)
+    tracemalloc.start()
+    found = hashes.of(Shown(frame=frame))
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    go_on.set()
+    assert frame.nbytes <= most < 1.5 * frame.nbytes
+    assert found.result() == hashlib.sha256(b"uint8 1024,1024,3\n" + frame.tobytes()).hexdigest()
+    hashes.close()
 
 
 def test_a_frame_in_bands_has_the_hash_of_its_file(tmp_path):
-    (tmp_path / "frame.tiff").write_bytes(b"rows")
+    names = ("frame", "replaced", "missing")
+    paths = [tmp_path / f"{name}.tiff" for name in names]
+    for path in paths:
+        path.write_bytes(b"rows")
+    stamps = [stamp_of(path) for path in paths]
+    os.utime(paths[1], ns=(stamps[1][1], stamps[1][1] + 1))  # what a program did after the verdict
+    paths[2].unlink()
     log = VerdictLog(tmp_path / "line.log", FACTS)
-    log.add(verdict(0.5), 1.0, Shown("7", path=tmp_path / "frame.tiff"))
-    log.add(verdict(0.5), 1.0, Shown("8", path=tmp_path / "missing.tiff"))
-    log.close()
+    for name, path, stamp in zip(names, paths, stamps, strict=True):
+        log.add(verdict(0.5), 1.0, Shown(name, path=path, stamp=stamp))
+    with pytest.warns(UserWarning, match="no hash in the log"):
+        log.close()
     with contextlib.closing(sqlite3.connect(log.path)) as base:
-        rows = base.execute("SELECT part_id, image, image_sha256 FROM records").fetchall()
-    assert rows == [
-        ("7", str(tmp_path / "frame.tiff"), hashlib.sha256(b"rows").hexdigest()),
-        ("8", str(tmp_path / "missing.tiff"), None),
-    ]
+        rows = base.execute("SELECT part_id, image FROM records").fetchall()
+    assert rows == [(name, str(path)) for name, path in zip(names, paths, strict=True)]
+    assert hashes_in(log.path) == [hashlib.sha256(b"rows").hexdigest(), None, None]
+    assert log.without_hash == 2
 
 
-def test_a_log_of_an_earlier_version_is_continued(tmp_path):
-    write(tmp_path / "line.log", [0.5])
-    with contextlib.closing(sqlite3.connect(tmp_path / "line.log")) as base, base:
+def old_log(path: Path) -> Path:
+    """Return a log of a version that had fewer columns, with one verdict."""
+    write(path, [0.5])
+    with contextlib.closing(sqlite3.connect(path)) as base, base:
         base.execute("DROP VIEW records")
         for name in log_records._COLUMNS:
             base.execute(f"ALTER TABLE verdicts DROP COLUMN {name}")
-    write(tmp_path / "line.log", [0.25])
+    return path
+
+
+@pytest.mark.parametrize("is_old", [True, False])
+def test_a_log_may_be_opened_by_several_processes_at_once(tmp_path, is_old):
+    """While one looks at the tables and changes them, another one waits."""
+    path = tmp_path / "line.log"
+    if is_old:
+        old_log(path)
+    waited: list[str] = []
+
+    class Interrupted(sqlite3.Connection):
+        def execute(self, statement: str, *given: object) -> sqlite3.Cursor:
+            if not waited and ("sqlite_master" in statement or "table_info" in statement):
+                super().execute(statement, *given).fetchall()
+                with contextlib.closing(sqlite3.connect(path, timeout=0)) as other:
+                    try:
+                        verdict_log._prepare(other, path, FACTS)
+                    except sqlite3.OperationalError as error:
+                        waited.append(str(error))
+                assert waited == ["database is locked"]
+            return super().execute(statement, *given)
+
+    with contextlib.closing(sqlite3.connect(path, factory=Interrupted)) as base:
+        verdict_log._prepare(base, path, FACTS)
+    write(path, [0.25])
+    assert list(read_log(path).scores) == [0.5, 0.25][not is_old :]
+
+
+def test_a_log_of_an_earlier_version_is_continued(tmp_path):
+    write(old_log(tmp_path / "line.log"), [0.25])
     assert list(read_log(tmp_path / "line.log").scores) == [0.5, 0.25]
 
 
@@ -172,7 +242,8 @@ def test_a_locked_log_costs_the_log_and_not_the_line(tmp_path, monkeypatch):
     holder = connect(tmp_path / "line.log")
     holder.execute("BEGIN EXCLUSIVE")
     log.add(verdict(0.5), 1.0)
-    log.close()
+    with pytest.warns(UserWarning, match="verdicts cannot be written"):
+        log.close()
     holder.rollback()
     holder.close()
     assert log.lost == 1

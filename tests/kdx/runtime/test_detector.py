@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import threading
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,8 +16,10 @@ from kdx.decision.rule import DecisionRule
 from kdx.decision.verdict import Decision, Verdict
 from kdx.errors import InputError, OptionError
 from kdx.imaging.images import InputSpec
+from kdx.runtime import banded
 from kdx.runtime.backend import ClosesOnExit, Outputs
 from kdx.runtime.detector import Detector, Shown
+from kdx.storage.stamps import stamp_of
 
 
 class Brightest(ClosesOnExit):
@@ -162,3 +165,19 @@ def test_observers_are_closed_even_if_the_backend_cannot_be():
         detector.close()
     assert log.is_closed
     assert metrics.is_closed
+
+
+def test_the_log_is_given_the_file_of_a_frame_in_bands_as_it_was_before_it_was_read(tmp_path, monkeypatch):
+    path = tmp_path / "frame.tiff"
+    path.write_bytes(b"rows")
+    before = stamp_of(path)
+
+    def judge(*_: object, **__: object) -> SimpleNamespace:
+        path.write_bytes(b"other rows")
+        return SimpleNamespace(verdict=None)
+
+    monkeypatch.setattr(banded, "judge_in_bands", judge)
+    log = Listener()
+    Detector(Brightest(), SPEC, DecisionRule(threshold=10.0), max_batch=1, log=log).judge_file(path)
+    assert log.shown == [Shown(path=path, stamp=before)]
+    assert stamp_of(path) != before
