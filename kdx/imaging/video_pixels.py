@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 _ONE = 1 << 16  # in a display matrix
 
 
-def pixels_of(frame: VideoFrame, name: str) -> NDArray[np.uint8] | NDArray[np.uint16]:
-    """Return the pixels of a frame, turned as its display matrix says.
+def pixels_of(frame: VideoFrame, name: str, *, is_turned: bool = True) -> NDArray[np.uint8] | NDArray[np.uint16]:
+    """Return the pixels of a frame, turned as its display matrix says unless that is not wanted.
 
     Grey keeps its values. Every other format becomes RGB of 8 bits by libswscale (bicubic), with
     the matrix and the range of values that the video declares; without a declaration, those of
@@ -26,6 +26,7 @@ def pixels_of(frame: VideoFrame, name: str) -> NDArray[np.uint8] | NDArray[np.ui
     Args:
         frame: The frame.
         name: What messages call it.
+        is_turned: Whether the display matrix counts.
 
     Returns:
         uint8 ``(H, W)``, uint16 ``(H, W)`` for grey of more than 8 bits, or uint8 ``(H, W, 3)``.
@@ -50,7 +51,7 @@ def pixels_of(frame: VideoFrame, name: str) -> NDArray[np.uint8] | NDArray[np.ui
         pixels = rgba[..., :3]
     else:
         pixels = frame.reformat(format="rgb24", interpolation="BICUBIC").to_ndarray()
-    return np.ascontiguousarray(_upright(pixels, frame, name))
+    return np.ascontiguousarray(_upright(pixels, frame, name) if is_turned else pixels)
 
 
 def _grey(frame: VideoFrame, kind: str, name: str) -> NDArray[Any]:

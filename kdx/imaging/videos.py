@@ -36,6 +36,7 @@ class VideoIndex:
 
     Attributes:
         path: The file.
+        size: Width and height of its frames as they are stored, not turned.
         pts: Their presentation times in units of the stream, int64 ``(N,)``, increasing.
         seconds: The same in seconds since the first frame, float64 ``(N,)``.
         order: The place of each frame among the packets of the file, ``(N,)``.
@@ -44,6 +45,7 @@ class VideoIndex:
     """
 
     path: Path
+    size: tuple[int, int]
     pts: NDArray[np.int64]
     seconds: NDArray[np.float64]
     order: NDArray[np.intp]
@@ -118,16 +120,22 @@ def index_video(path: Path) -> VideoIndex:
         unit = float(stream.time_base or 1)
         end = float(shown[-1]) * unit + longest * unit
         cut = _cut(path, container, stream, packets, end, failure)
-        return VideoIndex(path, shown, (shown - shown[0]) * unit, order, is_key, cut)
+        return VideoIndex(path, (stream.width, stream.height), shown, (shown - shown[0]) * unit, order, is_key, cut)
 
 
-def read_video(index: VideoIndex) -> Generator[NDArray[np.uint8] | NDArray[np.uint16] | ImageError, None, None]:
+def read_video(
+    index: VideoIndex, *, is_turned: bool = True
+) -> Generator[NDArray[np.uint8] | NDArray[np.uint16] | ImageError, None, None]:
     """Yield for each frame, in the order of the index, its pixels, or why it has none.
 
     At most :attr:`VideoIndex.delay` decoded frames are held.
 
+    Args:
+        index: The frames.
+        is_turned: Whether frames are turned as the video says.
+
     Yields:
-        Upright pixels as of :func:`kdx.imaging.video_pixels.pixels_of`, or an error for a frame
+        Pixels as of :func:`kdx.imaging.video_pixels.pixels_of`, or an error for a frame
         that the decoder refused, dropped, or decoded from damaged ones.
 
     Raises:
@@ -145,7 +153,7 @@ def read_video(index: VideoIndex) -> Generator[NDArray[np.uint8] | NDArray[np.ui
         if frame is None or is_bad[index.order[number]]:
             return _undecodable(index.path, number, is_dropped=frame is None)
         try:
-            return pixels_of(frame, f"'{index.path}', frame {number},")
+            return pixels_of(frame, f"'{index.path}', frame {number},", is_turned=is_turned)
         except ImageError as error:
             return error
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack, closing
 from pathlib import Path
@@ -11,16 +12,22 @@ from kdx.imaging.images import InputSpec
 from kdx.runtime.backend import ClosesOnExit
 from kdx.station.bundles import Bundles
 from kdx.station.camera.address import CameraAddress
-from kdx.station.camera.frames import Camera, info_of
+from kdx.station.camera.frames import Camera, FrameInfo, info_of
 from kdx.station.camera.grabber import Grabber
 from kdx.station.camera.spool import Spool
 from kdx.station.camera.triggered import TriggeredGrabber
 from kdx.station.camera.triggers import Triggers
 from kdx.station.ledger import Ledger
 from kdx.station.options import WatchOptions
+from kdx.station.record import NotJudged, time_now
+from kdx.storage.files import is_disk_full
 
 # A camera that is waited for in a system call is left to end by itself.
 _SECONDS_TO_END = 2.0
+
+
+def _warn(problem: str) -> None:
+    warnings.warn(problem, stacklevel=3)
 
 
 class Grabbing(ClosesOnExit):
@@ -58,7 +65,8 @@ class Grabbing(ClosesOnExit):
             done = ledger.fact("frame")
             first = max([-1 if done is None else int(done), *(self._number(name) for name in left)]) + 1
         is_triggered = options.trigger is not None
-        camera = open_camera(address, first, is_triggered=is_triggered)
+        self._name, self._say = address.name, say
+        camera = open_camera(address, first, is_triggered=is_triggered, say=say, lose=self._lose)
         try:
             require_size(camera.size, address, {loaded.path: loaded.detector.input for _, loaded in bundles})
         except BaseException:
@@ -68,7 +76,12 @@ class Grabbing(ClosesOnExit):
         self._grabber: Grabber | TriggeredGrabber
         if options.trigger is None:
             self._grabber = Grabber(
-                camera, lambda: open_camera(address), address.name, self.spool, say, is_live=address.is_live
+                camera,
+                lambda: open_camera(address, say=say, lose=self._lose),
+                address.name,
+                self.spool,
+                say,
+                is_live=address.is_live,
             )
         else:
             from kdx.station.camera.mqtt_triggers import MqttTriggers
@@ -76,7 +89,7 @@ class Grabbing(ClosesOnExit):
             triggers = Triggers(self.spool, address.name)
             self._grabber = TriggeredGrabber(
                 camera,
-                lambda: open_camera(address, is_triggered=True),
+                lambda: open_camera(address, is_triggered=True, say=say, lose=self._lose),
                 triggers,
                 options.trigger_timeout,
                 self.spool,
@@ -90,19 +103,43 @@ class Grabbing(ClosesOnExit):
         self._held.close()
         self._grabber.end(_SECONDS_TO_END)
 
+    def _lose(self, problem: str) -> None:
+        """Say that frames are missing, and put in one record that stands for all of them.
+
+        It is called in the thread that takes frames.
+        """
+        self._say(f"{self._name}: {problem}")
+        time = time_now()
+        info = FrameInfo(camera=self._name, frame=None, time=time, reason=NotJudged.LOST_FRAME, problem=problem)
+        try:
+            self.spool.put(f"{self._name}-{time[:23].replace('-', '').replace(':', '')}Z-none", info, None)
+        except OSError as error:
+            if not is_disk_full(error):
+                raise
+            self._say("that has no record: the disk is full")
+
     def _number(self, name: str) -> int:
         """Return the number of a frame that an earlier process left."""
         info = info_of(self._folder / name)
         return -1 if info is None or info.frame is None else info.frame
 
 
-def open_camera(address: CameraAddress, first: int = 0, *, is_triggered: bool = False) -> Camera:
+def open_camera(
+    address: CameraAddress,
+    first: int = 0,
+    *,
+    is_triggered: bool = False,
+    say: Callable[[str], None] = _warn,
+    lose: Callable[[str], None] = _warn,
+) -> Camera:
     """Open a camera.
 
     Args:
         address: Which one.
         first: The number of the first frame, for a video.
         is_triggered: Whether frames are taken one by one.
+        say: Is given what users should know.
+        lose: Is given which frames are missing that have no number.
 
     Raises:
         DataError: It cannot be opened.
@@ -111,9 +148,13 @@ def open_camera(address: CameraAddress, first: int = 0, *, is_triggered: bool = 
         from kdx.station.camera.genicam import GenicamCamera
 
         return GenicamCamera(address, is_triggered=is_triggered)
+    if address.kind == "video":
+        from kdx.station.camera.video_file import VideoFile
+
+        return VideoFile(address, first, lose)
     from kdx.station.camera.video import VideoCamera
 
-    return VideoCamera(address, first)
+    return VideoCamera(address, say, lose)
 
 
 def require_size(size: tuple[int, int] | None, address: CameraAddress, bundles: Mapping[Path, InputSpec]) -> None:

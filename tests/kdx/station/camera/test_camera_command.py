@@ -85,7 +85,7 @@ def test_a_frame_that_cannot_be_decoded_is_undecided_and_counted(place, cli):
     write_clip(place / "clip.avi", parts(5), "mjpeg", "yuvj420p")
     damage(place / "clip.avi", 2)
     done = cli(*arguments(place, "--once", "--move", camera=str(place / "clip.avi")))
-    assert "undecided  clip frame 2  it cannot be decoded" in done.stdout
+    assert "undecided  clip frame 2  frame 2 of" in done.stdout
     assert "1 undecided (1 incomplete_frame)" in done.stderr
     record = lines(place / "out")[2]
     assert (record["verdict"], record["reason"], record["frame"]) == ("undecided", "incomplete_frame", 2)

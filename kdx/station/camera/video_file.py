@@ -1,0 +1,58 @@
+"""Video files as cameras, whose frames are read as ``kdx predict`` reads them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from kdx.errors import ImageError
+from kdx.imaging.videos import index_video, read_video
+from kdx.station.camera.address import CameraAddress
+from kdx.station.camera.frames import Frame, VideoEndError
+
+
+class VideoFile:
+    """A video file, of which each frame comes once, whole or with the reason why it is not.
+
+    Args:
+        address: Which one.
+        first: The number of the first frame that is delivered; those before it are skipped.
+        lose: Is given what is missing at the end of the file.
+
+    Attributes:
+        size: Width and height of its frames.
+
+    Raises:
+        ImageError: It cannot be read.
+    """
+
+    def __init__(self, address: CameraAddress, first: int, lose: Callable[[str], None]) -> None:
+        self._index = index_video(Path(address.path))
+        self._images = read_video(self._index, is_turned=False)
+        self._numbered = ((number, image) for number, image in enumerate(self._images) if number >= first)
+        self._lose = lose
+        self.size: tuple[int, int] | None = self._index.size
+
+    def grab(self) -> Frame | None:
+        """Return the next frame.
+
+        Raises:
+            VideoEndError: The file has no more frames.
+        """
+        number, image = next(self._numbered, (-1, None))
+        if image is None:
+            cut = self._index.cut
+            if cut is not None:
+                self._lose(f"{cut.message}: expected {cut.expected}; received {cut.received}")
+            raise VideoEndError
+        if isinstance(image, ImageError):
+            return Frame(number, None, image.message)
+        return Frame(number, image)
+
+    def take(self, seconds: float) -> Frame | None:
+        """Return the next frame, which stands for that of a camera that is triggered."""
+        return self.grab()
+
+    def close(self) -> None:
+        """Close the file."""
+        self._images.close()
