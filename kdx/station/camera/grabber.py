@@ -28,14 +28,17 @@ _PATIENCE_SECONDS = 0.5
 # A camera that leaves out more numbers than this has begun to count again: nothing says how many
 # frames are missing.
 MOST_MISSING = 1000
+# So many records wait for room on a full disk; of further frames, one stands for several.
+MOST_OWED = 1000
 
 
 class _Owed(NamedTuple):
-    """What is still to be put into the spool."""
+    """What is still to be put into the spool, and for how many frames it stands."""
 
     stem: str
     info: FrameInfo
     pixels: NDArray[Any] | None
+    count: int = 1
 
 
 class Grabber(threading.Thread):
@@ -82,11 +85,15 @@ class Grabber(threading.Thread):
             self._settle()
         except Exception as error:  # the station's own thread raises it
             failure = error
-        finally:
+        try:
+            if self._owed and self._is_live:
+                count = sum(owed.count for owed in self._owed)
+                self._say(f"{number_of(count, '[frame has|frames have]')} no record: the disk is full")
             if self._camera is not None:
                 self._camera.close()
-            if self._owed and self._is_live:
-                self._say(f"{number_of(len(self._owed), '[frame has|frames have]')} no record: the disk is full")
+        except Exception as error:  # of the camera's driver
+            failure = failure or error
+        finally:
             self._spool.end(failure)
 
     def _grab_all(self) -> None:
@@ -99,6 +106,8 @@ class Grabber(threading.Thread):
                     self._say(f"the camera '{self._named}' is back")
                 frame = self._camera.grab()
             except VideoEndError:
+                if not self._is_live:
+                    self._say(f"the video '{self._named}' has ended: no more frames come")
                 break
             except KdxError as error:
                 if self._camera is not None:
@@ -164,23 +173,32 @@ class Grabber(threading.Thread):
         while self._owed:
             owed = self._owed[0]
             try:
-                self._spool.put(*owed)
+                self._spool.put(owed.stem, owed.info, owed.pixels)
             except OSError as error:
                 if not is_disk_full(error):
                     raise
-                self._say_full(owed)
-                if self._is_live or self._stopping.wait(_AGAIN_SECONDS):
+                if not self._is_full:
+                    self._is_full = True
+                    self._say("the disk is full: no frame can be judged until there is room")
+                if self._is_live:
+                    self._owe_less()
+                    return
+                if self._stopping.wait(_AGAIN_SECONDS):
                     return
             else:
                 self._owed.popleft()
                 self._is_full = False
 
-    def _say_full(self, owed: _Owed) -> None:
-        """Say once that the disk is full; a live camera's image is not kept in the memory."""
-        if not self._is_full:
-            self._is_full = True
-            self._say("the disk is full: no frame can be judged until there is room")
-        if self._is_live and owed.pixels is not None:
-            reason = owed.info.reason or NotJudged.NO_ROOM
-            info = msgspec.structs.replace(owed.info, reason=reason, problem=owed.info.problem or "the disk was full")
-            self._owed[0] = _Owed(owed.stem, info, None)
+    def _owe_less(self) -> None:
+        """Bound the memory that a live camera takes while the disk is full: it keeps no image."""
+        for index, owed in enumerate(self._owed):
+            if owed.pixels is not None:
+                reason, problem = owed.info.reason or NotJudged.NO_ROOM, owed.info.problem or "the disk was full"
+                info = msgspec.structs.replace(owed.info, reason=reason, problem=problem)
+                self._owed[index] = owed._replace(info=info, pixels=None)
+        while len(self._owed) > MOST_OWED:
+            last, before = self._owed.pop(), self._owed.pop()
+            count = before.count + last.count
+            problem = f"the disk was full for so long that this record stands for {count:,} frames"
+            info = msgspec.structs.replace(before.info, frame=None, reason=NotJudged.NO_ROOM, problem=problem)
+            self._owed.append(before._replace(info=info, count=count))

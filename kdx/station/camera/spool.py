@@ -57,6 +57,7 @@ class Spool:
         self._is_woken = False
         self.is_over = threading.Event()
         self._is_closed = False
+        self._is_end_known = False
         self._failure: Exception | None = None
         folder.mkdir(exist_ok=True)
         for left in folder.glob(".*"):  # it was being written when a process was killed
@@ -106,9 +107,11 @@ class Spool:
             Exception: The thread that puts frames in has failed: its error.
         """
         with self._news:
-            self._news.wait_for(lambda: self._names or self._is_woken or self._is_closed, patience)
+            self._news.wait_for(self._has_news, patience)
             if self._failure is not None and not self._names:
                 raise self._failure
+            # The end interrupts one wait: after it, the station may wait for triggers or a signal.
+            self._is_end_known = self._is_closed
             if not self._names or self._is_woken:
                 return None
             name, since = self._names[0]
@@ -208,6 +211,9 @@ class Spool:
         with self._news:
             self._is_closed, self._failure = True, failure
             self._news.notify_all()
+
+    def _has_news(self) -> bool:
+        return bool(self._names) or self._is_woken or (self._is_closed and not self._is_end_known)
 
     def _stand_in(self, name: str) -> str:
         """Write what stands for a frame whose file somebody removed; return its name."""

@@ -153,7 +153,7 @@ def test_a_video_waits_until_there_is_room(tmp_path):
         found += line.take()
         line.grabber.join(0.01)
     assert fates(found) == [(number, None) for number in range(5)]
-    assert line.said == []
+    assert line.said == ["the video 'top' has ended: no more frames come"]
 
 
 @pytest.mark.parametrize("is_live", [True, False])
@@ -169,7 +169,45 @@ def test_a_full_disk_loses_no_frame_in_silence(tmp_path, monkeypatch, is_live):
 
     monkeypatch.setattr(line.spool, "put", full)
     assert fates(line.run()) == [(0, None), (1, "no_room" if is_live else None), (2, None)]
-    assert line.said == ["the disk is full: no frame can be judged until there is room"]
+    assert line.said[0] == "the disk is full: no frame can be judged until there is room"
+    assert len(line.said) == (1 if is_live else 2)
+
+
+def test_a_full_disk_keeps_no_image_in_the_memory_and_a_bounded_number_of_records(tmp_path, monkeypatch):
+    """Seven frames of a live camera, for which four records may wait; then there is room."""
+    monkeypatch.setattr(grabber, "MOST_OWED", 4)
+    line = Line(tmp_path, [*range(7), 7])
+    put, take, is_full = line.spool.put, line.grabber._take, True
+
+    def full(*given: Any) -> None:
+        if is_full:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        put(*given)
+
+    def taking(frame: Frame) -> None:
+        nonlocal is_full
+        is_full = frame.number < 7
+        take(frame)
+        assert len(line.grabber._owed) <= 4
+        assert all(owed.pixels is None for owed in line.grabber._owed)
+
+    monkeypatch.setattr(line.spool, "put", full)
+    monkeypatch.setattr(line.grabber, "_take", taking)
+    found = line.run()
+    assert fates(found) == [(0, "no_room"), (1, "no_room"), (2, "no_room"), (None, "no_room"), (7, None)]
+    assert found[3].problem.endswith("this record stands for 4 frames")
+
+
+def test_a_camera_that_cannot_be_closed_still_ends_the_station(tmp_path, monkeypatch):
+    line = Line(tmp_path, [])
+
+    def broken() -> None:
+        raise AttributeError("of the driver")
+
+    monkeypatch.setattr(line.cameras[0], "close", broken)
+    line.grabber.run()
+    with pytest.raises(AttributeError, match="of the driver"):
+        line.spool.next(600.0)
 
 
 def test_another_error_ends_the_station(tmp_path):
@@ -212,4 +250,17 @@ def test_a_wait_for_frames_ends_when_there_are_no_more(tmp_path):
     line = Line(tmp_path, [])
     line.grabber.start()
     assert line.spool.next(600.0) is None
+    assert line.spool.is_idle
+
+
+def test_the_end_of_a_video_interrupts_one_wait_alone(tmp_path, monkeypatch):
+    """A station that runs on after it waits, and takes no time of the processor."""
+    line = Line(tmp_path, [0], is_live=False)
+    line.grabber.run()
+    (info,) = line.take()
+    assert info.frame == 0
+    waits: list[bool] = []
+    monkeypatch.setattr(line.spool._news, "wait_for", lambda condition, _: waits.append(bool(condition())))
+    assert line.spool.next(0.5) is None
+    assert waits == [False]
     assert line.spool.is_idle
