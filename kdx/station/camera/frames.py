@@ -91,7 +91,7 @@ class FrameInfo(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     Attributes:
         camera: The name of the camera.
         frame: The camera's number of the frame, or None.
-        time: UTC time at which it reached kdx, as in records.
+        time: UTC time at which it reached kdx, as in records; without a frame, that of its trigger.
         reason: Why it cannot be judged, or None.
         problem: The same in words.
         part_id: The part that it shows, where a trigger named it.

@@ -95,6 +95,7 @@ class Grabbing(ClosesOnExit):
                 self.spool,
                 say,
             )
+            self._held.enter_context(closing(triggers))
             self._held.enter_context(closing(MqttTriggers(options.trigger, triggers, say)))
         self._grabber.start()
 

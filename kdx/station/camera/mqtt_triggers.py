@@ -59,7 +59,7 @@ class MqttTriggers:
     def __init__(self, broker: Broker, triggers: Triggers, say: Callable[[str], None]) -> None:
         self._broker, self._triggers, self._say = broker, triggers, say
         self._is_ending = threading.Event()
-        self._is_away = False
+        self._is_away = self._is_crowded = False
         client = Client(CallbackAPIVersion.VERSION2, client_id=f"kdx-{uuid.uuid4().hex[:12]}")
         client.reconnect_delay_set(1, 30)
         client.on_connect = self._on_connect
@@ -85,7 +85,8 @@ class MqttTriggers:
         if code.is_failure:
             self._miss(f"it refuses the connection: {code}")
         else:
-            client.subscribe(self._broker.topic, qos=2)  # whatever the sender chose: no message comes twice
+            # The broker delivers with the lower QoS of sender and subscriber: the sender's counts.
+            client.subscribe(self._broker.topic, qos=2)
 
     def _on_connect_fail(self, _client: Client, _data: Any) -> None:
         self._miss("no connection")
@@ -115,7 +116,7 @@ class MqttTriggers:
             part_id, product = asked_by(message.payload)
         except ValueError as error:
             problem = f"the trigger's message cannot be read: {error}"
-        try:
-            self._triggers.add(part_id, product, problem)
-        except OSError as error:
-            self._say(f"a trigger of part {part_id or '(not named)'} has no record: {error}")
+        is_added = self._triggers.add(part_id, product, problem)
+        if not is_added and not self._is_crowded:
+            self._say("too many triggers wait: further ones are counted in one record, which is undecided")
+        self._is_crowded = not is_added

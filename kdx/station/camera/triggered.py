@@ -15,7 +15,7 @@ from kdx.station.camera.frames import Camera, Frame, VideoEndError
 from kdx.station.camera.grabber import FIRST_PAUSE, LONGEST_PAUSE
 from kdx.station.camera.spool import Spool
 from kdx.station.camera.triggers import Trigger, Triggers
-from kdx.station.record import NotJudged
+from kdx.station.record import NotJudged, time_now
 from kdx.storage.files import is_disk_full
 
 _PATIENCE_SECONDS = 0.5
@@ -50,7 +50,7 @@ class TriggeredGrabber(threading.Thread):
         self._reopen, self._triggers, self._seconds, self._spool, self._say = reopen, triggers, seconds, spool, say
         self._gone = ""
         self._pause, self._again = FIRST_PAUSE, 0.0
-        self._is_full = False
+        self._is_full = self._is_end_new = False
 
     def end(self, seconds: float) -> None:
         """Take no more frames, and wait for a camera that is being read."""
@@ -63,17 +63,20 @@ class TriggeredGrabber(threading.Thread):
         try:
             while not self._spool.is_over.is_set():
                 self._open_again()
-                trigger = self._triggers.next(_PATIENCE_SECONDS)
+                trigger = self._triggers.next(0.0 if self._is_end_new else _PATIENCE_SECONDS)
                 if trigger is not None:
                     self._answer(trigger)
-        except VideoEndError:
-            while (trigger := self._triggers.next(0.0)) is not None:
-                self._fulfil(trigger, None, NotJudged.MISSED_TRIGGER, "the video has no more frames")
+                elif self._is_end_new:  # after the triggers that waited; later ones have records too
+                    self._is_end_new = False
+                    self._spool.end()
         except Exception as error:  # the station's own thread raises it
             failure = error
-        finally:
+        try:
             if self._camera is not None:
                 self._camera.close()
+        except Exception as error:  # of the camera's driver
+            failure = failure or error
+        finally:
             self._spool.end(failure)
 
     def _open_again(self) -> None:
@@ -81,17 +84,14 @@ class TriggeredGrabber(threading.Thread):
         if self._camera is None and time.monotonic() >= self._again:
             try:
                 self._camera, self._gone = self._reopen(), ""
+                self._spool.is_blind = False
                 self._say("the camera is back")
             except KdxError:
                 self._pause = min(2 * self._pause, LONGEST_PAUSE)
                 self._again = time.monotonic() + self._pause
 
     def _answer(self, trigger: Trigger) -> None:
-        """Take the frame of a trigger, or say why there is none.
-
-        Raises:
-            VideoEndError: There are no more frames.
-        """
+        """Take the frame of a trigger, or say why there is none."""
         left = self._seconds - (time.monotonic() - trigger.came)
         late = f"no frame came within {self._seconds:g} s"
         problem = trigger.problem or ("" if left > 0 else late) or self._gone
@@ -106,8 +106,9 @@ class TriggeredGrabber(threading.Thread):
             assert self._camera is not None
             frame = self._camera.take(left)
         except VideoEndError:
-            self._fulfil(trigger, None, NotJudged.MISSED_TRIGGER, "the video has no more frames")
-            raise
+            self._gone, self._is_end_new = "the video has no more frames", True
+            self._say("the video has ended: triggers are undecided from now on")
+            late = self._gone
         except KdxError as error:
             self._lose(error)
             late = error.message
@@ -116,11 +117,13 @@ class TriggeredGrabber(threading.Thread):
             return
         self._pause = FIRST_PAUSE
         reason = None if frame.problem is None else NotJudged.INCOMPLETE_FRAME
+        trigger.info = msgspec.structs.replace(trigger.info, time=time_now())
         self._fulfil(trigger, frame.pixels, reason, frame.problem or "", frame.number)
 
     def _lose(self, error: KdxError) -> None:
         """Close a camera that does not answer any more."""
         assert self._camera is not None
+        self._spool.is_blind = True
         self._camera.close()
         self._camera, self._again = None, time.monotonic() + self._pause
         self._gone = error.message
@@ -135,8 +138,10 @@ class TriggeredGrabber(threading.Thread):
         number: int | None = None,
     ) -> None:
         info = msgspec.structs.replace(trigger.info, frame=number, reason=reason, problem=problem)
+        stem = None
         try:
-            self._spool.fulfil(trigger.stem, info, pixels)
+            stem = trigger.place.result()
+            self._spool.fulfil(stem, info, pixels)
             self._is_full = False
         except OSError as error:
             if not is_disk_full(error):
@@ -144,4 +149,7 @@ class TriggeredGrabber(threading.Thread):
             if not self._is_full:
                 self._is_full = True
                 self._say("the disk is full: triggers are undecided until there is room")
-            self._spool.give_up(trigger.stem)
+            if stem is None:
+                self._say(f"a trigger of part {info.part_id or '(not named)'} has no record: {error}")
+            else:
+                self._spool.give_up(stem)

@@ -124,6 +124,97 @@ def test_triggers_are_undecided_while_the_camera_is_gone(tmp_path, monkeypatch):
     assert line.said == ["the cable is out: triggers are undecided until it is back", "the camera is back"]
 
 
+def test_a_station_whose_camera_is_gone_is_blind_until_it_is_back(tmp_path, monkeypatch):
+    """A PLC reads it as a fault."""
+    monkeypatch.setattr(triggered, "FIRST_PAUSE", 0.0)
+    line = Line(tmp_path, [CameraGoneError("the cable is out")], [5])
+    seen: list[bool] = []
+    fulfil = line.grabber._fulfil
+
+    def seeing(*given: Any) -> None:
+        seen.append(line.spool.is_blind)
+        fulfil(*given)
+
+    monkeypatch.setattr(line.grabber, "_fulfil", seeing)
+    assert line.run(2) == [("part 0", None, "missed_trigger"), ("part 1", 5, None)]
+    assert seen == [True, False]
+
+
+def test_a_trigger_after_the_end_of_a_video_is_missed_too(tmp_path):
+    """The station knows that the video has ended, and runs on."""
+    line = Line(tmp_path, [7])
+    answer, came = line.grabber._answer, iter(["last", None])
+    for part in ("first", "after"):
+        line.triggers.add(part)
+
+    def answering(trigger: Trigger) -> None:
+        answer(trigger)
+        if trigger.info.part_id == "last":
+            line.spool.is_over.set()
+
+    def ending() -> None:
+        end()
+        if (part := next(came, None)) is not None:
+            line.triggers.add(part)
+
+    end, line.spool.end = line.spool.end, lambda *failure: end(*failure) if failure else ending()  # type: ignore[method-assign]
+    line.grabber._answer = answering  # type: ignore[method-assign]
+    line.grabber.run()
+    fates = [(info.part_id, info.frame, info.reason) for info in line.take()]
+    assert fates == [("first", 7, None), ("after", None, "missed_trigger"), ("last", None, "missed_trigger")]
+    assert line.said == ["the video has ended: triggers are undecided from now on"]
+
+
+def test_the_time_of_a_frame_is_when_it_came(tmp_path, monkeypatch):
+    line = Line(tmp_path, [0, None])
+    monkeypatch.setattr("kdx.station.camera.triggers.time_now", lambda: "2026-03-01T07:00:00.000+00:00")
+    monkeypatch.setattr("kdx.station.camera.triggered.time_now", lambda: "2026-03-01T07:00:01.500+00:00")
+    for _ in range(2):
+        line.triggers.add()
+    line.run_for(2)
+    assert [info.time[17:23] for info in line.take()] == ["01.500", "00.000"]
+
+
+def test_a_trigger_waits_for_no_file(tmp_path, monkeypatch):
+    """It is queued, with its time, before the disk has taken what stands for it."""
+    line = Line(tmp_path, [])
+    threads: list[threading.Thread] = []
+    promise = line.spool.promise
+
+    def promising(*given: Any) -> str:
+        threads.append(threading.current_thread())
+        return promise(*given)
+
+    monkeypatch.setattr(line.spool, "promise", promising)
+    line.triggers.add("4711")
+    waiting = line.triggers.next(0.0)
+    assert waiting is not None
+    assert (tmp_path / "camera" / f"{waiting.place.result()}.lost").exists()
+    assert threads
+    assert threading.current_thread() not in threads
+
+
+def test_triggers_that_find_no_room_are_bounded_and_have_one_record(tmp_path, monkeypatch):
+    monkeypatch.setattr("kdx.station.camera.triggers.MOST_WAITING", 2)
+    line = Line(tmp_path, [0, 1])
+    assert [line.triggers.add(f"part {number}") for number in range(5)] == [True, True, False, False, False]
+    line.run_for(3)
+    found = line.take()
+    assert [(info.part_id, info.frame) for info in found] == [("part 0", 0), ("part 1", 1), (None, None)]
+    assert found[2].problem == "more than 2 triggers waited: this record stands for 3"
+
+
+def test_a_trigger_for_which_the_disk_has_no_room_at_all_is_said(tmp_path, monkeypatch):
+    line = Line(tmp_path, [0])
+
+    def refusing(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(line.spool, "_write", refusing)
+    assert line.run(1) == []
+    assert "a trigger of part part 0 has no record" in line.said[1]
+
+
 def test_a_trigger_that_finds_no_room_is_undecided(tmp_path):
     assert Line(tmp_path, [0, 1], room=1).run(2) == [("part 0", 0, None), ("part 1", None, "no_room")]
 
@@ -139,6 +230,7 @@ def test_a_full_disk_loses_no_trigger(tmp_path, monkeypatch):
 
     monkeypatch.setattr(line.spool, "_write", refusing)
     line.triggers.add("first")
+    line.triggers.close()
     is_full.set()
     line.run_for(1)
     (info,) = line.take()
@@ -151,6 +243,7 @@ def test_a_trigger_whose_process_was_killed_has_a_record(tmp_path):
     line = Line(tmp_path, [])
     line.triggers.add("before")
     line.triggers.add("between")
+    line.triggers.close()
     stems = sorted(path.stem for path in (tmp_path / "camera").iterdir())
     (tmp_path / f"camera/{stems[1]}.png").write_bytes(b"its frame")
     spool = Spool(tmp_path / "camera", "top", 100, keep=False)
@@ -183,7 +276,7 @@ def test_a_message_that_cannot_be_read_is_no_part(message):
 
 @posix
 def test_triggers_of_a_broker_have_one_record_each(place):  # noqa: F811
-    """A good and a defective part, a message that cannot be read, and one after the video's end."""
+    """A good and a defective part, a message that cannot be read, and two after the video's end."""
     pytest.importorskip("amqtt", reason="the broker amqtt is not installed")
     from paho.mqtt.publish import single
 
@@ -197,18 +290,19 @@ def test_triggers_of_a_broker_have_one_record_each(place):  # noqa: F811
         assert process.stdout is not None
         while "triggers come from" not in process.stderr.readline():
             pass
-        for message in ("4711", '{"part_id": "4712"}', "{", "4713"):
+        for message in ("4711", '{"part_id": "4712"}', "{", "4713", "4714"):
             single("line/triggers", message, qos=2, hostname="127.0.0.1", port=port)
             process.stdout.readline()
         process.send_signal(signal.SIGTERM)
         assert process.wait(120) == 0
-        assert "2 undecided (2 missed_trigger)" in process.stderr.read()
+        assert "3 undecided (3 missed_trigger)" in process.stderr.read()
     records = lines(place / "out")
     assert [(record["part_id"], record["verdict"], record.get("reason")) for record in records] == [
         ("4711", "good", None),
         ("4712", "defective", None),
         (None, "undecided", "missed_trigger"),
         ("4713", "undecided", "missed_trigger"),
+        ("4714", "undecided", "missed_trigger"),
     ]
     assert "cannot be read" in records[2]["error"]["message"]
     assert list((place / "out/camera").iterdir()) == []
