@@ -42,23 +42,24 @@ def serve(
     reach the server, unless --host names another address; then --token-file is needed. On SIGTERM
     or Ctrl-C, requests that were accepted are answered, and the exit status is 0.
     """
-    with needs("plc,serve" if plc else "serve", "kdx serve"):
+    extras = "camera," * bool(camera) + "plc," * bool(plc) + "serve"
+    with needs(extras, "kdx serve"):
         from kdx.station.plc.address import parse_plc
         from kdx.station.plc.link import plc_at
         from kdx.station.serve.options import ServeOptions, read_token
         from kdx.station.serve.server import LoadOptions, server_of
 
         at = None if plc is None else plc_at(parse_plc(plc))
-    options = ServeOptions(
-        host=host, port=port, tls_cert=tls_cert, tls_key=tls_key, token=read_token(token_file), no_token=no_token,
-        places=queue, max_body=max_body << 20, product=product, data=data, data_bytes=data_gb and data_gb * 10**9,
-        camera=camera, plc=at,
-    )  # fmt: skip
-    how = LoadOptions(backend=backend, precision=precision, threads=threads, require_signature=require_signature)
-    with server_of(bundles, options, how, say) as server:
-        if json:
-            print_json_line({"url": server.url, "bundles": list(server.judges)})
-        else:
-            out.print(f"{server.url}: {escape(', '.join(server.judges))}; end with Ctrl-C")
-        server.run()
-        say("ended: requests that were accepted have been answered")
+        options = ServeOptions(
+            host=host, port=port, tls_cert=tls_cert, tls_key=tls_key, token=read_token(token_file), no_token=no_token,
+            places=queue, max_body=max_body << 20, product=product, data=data, data_bytes=data_gb and data_gb * 10**9,
+            camera=camera, plc=at,
+        )  # fmt: skip
+        how = LoadOptions(backend=backend, precision=precision, threads=threads, require_signature=require_signature)
+        with server_of(bundles, options, how, say) as server:
+            if json:
+                print_json_line({"url": server.url, "bundles": list(server.judges)})
+            else:
+                out.print(f"{server.url}: {escape(', '.join(server.judges))}; end with Ctrl-C")
+            server.run()
+            say("ended: requests that were accepted have been answered")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -20,7 +20,9 @@ from harvesters.util.pfnc import dict_by_ints
 from kdx.errors import DataError, KdxError, OptionError
 from kdx.imaging.pixel_formats import PIXEL_FORMATS, decode_pixels
 from kdx.station.camera.address import SERIAL, CameraAddress
+from kdx.station.camera.frame_counter import FrameCounter
 from kdx.station.camera.frames import CameraGoneError, Frame
+from kdx.text import number_of
 
 _ERRORS = (genapi.GenericException, gentl.GenericException)
 # A camera answers these to a read of a register that it does not have.
@@ -32,8 +34,9 @@ _ANSWERS = (
 )
 _PATIENCE_SECONDS = 0.5
 _LOOK_SECONDS = 5.0
-# GigE Vision 1 counts frames from 1 to 65535, and then from 1 again.
-_LAST_SHORT, _NEAR = 65535, 4096
+# Long enough for a producer to hand over a buffer that it has, and hardly any delay of a trigger.
+_QUEUED_SECONDS = 0.002
+_OF_TRIGGERS = ("TriggerMode", "TriggerSource")
 
 _logger = logging.getLogger("kdx.genicam")  # what Harvesters writes to it is said by errors here
 _logger.addHandler(logging.NullHandler())
@@ -46,18 +49,24 @@ class GenicamCamera:
     Args:
         address: The producer's file, the camera's serial number, and the features to set.
         is_triggered: Whether frames are taken one by one by :meth:`take`.
+        say: Is given what users should know.
 
     Attributes:
         size: Width and height of its frames.
 
     Raises:
         DataError: The producer cannot be loaded, or the camera is not there or in use.
-        OptionError: Several cameras and no serial number, a feature that cannot be set, or a pixel
-            format that kdx does not read.
+        OptionError: Several cameras and no serial number, a feature that cannot be set or that
+            triggers need otherwise, or a pixel format that kdx does not read.
     """
 
-    def __init__(self, address: CameraAddress, *, is_triggered: bool = False) -> None:
-        self._address = address
+    def __init__(
+        self, address: CameraAddress, *, is_triggered: bool = False, say: Callable[[str], None] = lambda _: None
+    ) -> None:
+        if is_triggered:
+            _require_free_trigger(address)
+        self._address, self._say = address, say
+        self._unasked, self._say_from = 0, 1
         self._harvester = Harvester(logger=_logger)
         self._incomplete = _Incomplete()
         self._counter = FrameCounter()
@@ -98,6 +107,7 @@ class GenicamCamera:
         frame = None
         try:
             if self._has_trigger:
+                self._discard()
                 self._acquirer.remote_device.node_map.TriggerSoftware.execute()
             else:
                 self._acquirer.start()
@@ -137,6 +147,15 @@ class GenicamCamera:
         except gentl.GenericException as error:
             raise CameraGoneError(f"the camera '{self._address.text}' is gone: {_reason(error)}") from error
         return None
+
+    def _discard(self) -> None:
+        """Throw away frames without a trigger: later parts would get those of the part before."""
+        while self.grab(_QUEUED_SECONDS) is not None:
+            self._unasked += 1
+        if self._unasked >= self._say_from:  # again whenever there are twice as many
+            self._say_from = 2 * self._unasked
+            count = number_of(self._unasked, "[frame|frames]")
+            self._say(f"the camera '{self._address.name}' sent {count} without a trigger, which are not judged")
 
     def close(self) -> None:
         """Let another program have the camera."""
@@ -185,28 +204,6 @@ class GenicamCamera:
         except KdxError as error:
             return Frame(number, None, f"its buffer cannot be read: {error.message}")
         return Frame(number, pixels)
-
-
-class FrameCounter:
-    """Turns what a camera counts into numbers that do not begin again where a counter is short."""
-
-    def __init__(self) -> None:
-        self._number, self._offset = 0, 0
-
-    def number(self, counted: int | None) -> int:
-        """Return the number of the next frame.
-
-        Args:
-            counted: What the camera counted; None if it does not say.
-        """
-        if counted is None:
-            self._number += 1
-            return self._number
-        previous = self._number - self._offset
-        if counted < _NEAR and _LAST_SHORT - _NEAR < previous <= _LAST_SHORT:
-            self._offset += _LAST_SHORT
-        self._number = self._offset + counted
-        return self._number
 
 
 class _Incomplete(Callback):  # type: ignore[misc]
@@ -263,6 +260,21 @@ def _set_features(nodes: Any, address: CameraAddress) -> None:
             raise OptionError(f"the camera has no feature '{name}'", received=address.text) from error
         except genapi.GenericException as error:
             raise OptionError(f"the camera does not take {name}={value}: {_reason(error)}") from error
+
+
+def _require_free_trigger(address: CameraAddress) -> None:
+    """Refuse features that taking one frame for each trigger would overwrite.
+
+    Raises:
+        OptionError: The address sets one.
+    """
+    for name in _OF_TRIGGERS:
+        if name in dict(address.settings):
+            raise OptionError(
+                f"`{name}` would be overwritten: kdx itself lets the camera take each frame",
+                received=address.text,
+                fix="leave it out; or, for a trigger at the camera's input, call kdx watch without `trigger`",
+            )
 
 
 def _set_software_trigger(nodes: Any) -> None:

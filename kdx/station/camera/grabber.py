@@ -38,7 +38,7 @@ class _Owed(NamedTuple):
     stem: str
     info: FrameInfo
     pixels: NDArray[Any] | None
-    count: int = 1
+    frames: int = 1
 
 
 class Grabber(threading.Thread):
@@ -87,7 +87,7 @@ class Grabber(threading.Thread):
             failure = error
         try:
             if self._owed and self._is_live:
-                count = sum(owed.count for owed in self._owed)
+                count = sum(owed.frames for owed in self._owed)
                 self._say(f"{number_of(count, '[frame has|frames have]')} no record: the disk is full")
             if self._camera is not None:
                 self._camera.close()
@@ -198,7 +198,7 @@ class Grabber(threading.Thread):
                 self._owed[index] = owed._replace(info=info, pixels=None)
         while len(self._owed) > MOST_OWED:
             last, before = self._owed.pop(), self._owed.pop()
-            count = before.count + last.count
+            count = before.frames + last.frames
             problem = f"the disk was full for so long that this record stands for {count:,} frames"
             info = msgspec.structs.replace(before.info, frame=None, reason=NotJudged.NO_ROOM, problem=problem)
-            self._owed.append(before._replace(info=info, count=count))
+            self._owed.append(before._replace(info=info, frames=count))

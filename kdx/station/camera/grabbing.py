@@ -144,11 +144,12 @@ def open_camera(
 
     Raises:
         DataError: It cannot be opened.
+        OptionError: It does not take its settings.
     """
     if address.kind == "genicam":
         from kdx.station.camera.genicam import GenicamCamera
 
-        return GenicamCamera(address, is_triggered=is_triggered)
+        return GenicamCamera(address, is_triggered=is_triggered, say=say)
     if address.kind == "video":
         from kdx.station.camera.video_file import VideoFile
 

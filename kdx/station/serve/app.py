@@ -101,7 +101,7 @@ class Service:
 
     async def trigger(self, request: Request) -> Response:
         """Take a frame of the camera, and judge it."""
-        judge, asked = self._chosen(request)
+        judge, asked = self._chosen(request, is_trigger=True)
         if self._camera is None:
             error = OptionError("this server has no camera", fix="start it with one: kdx serve BUNDLE --camera SOURCE")
             raise RefusedError(HTTPStatus.NOT_FOUND, error)
@@ -155,12 +155,12 @@ class Service:
         found = self._product_in_part.search(asked.part_id or "")
         return "" if found is None else found["product"] or ""
 
-    def _chosen(self, request: Request) -> tuple[Judge | None, Asked]:
+    def _chosen(self, request: Request, *, is_trigger: bool = False) -> tuple[Judge | None, Asked]:
         """Return what judges a request, and what it asks for; None if its product has no bundle.
 
         A part that no bundle judges is undecided, and is never good.
         """
-        asked, name = asked_of(request), request.path_params.get("name")
+        asked, name = asked_of(request, is_trigger=is_trigger), request.path_params.get("name")
         if name is not None and asked.product is not None:
             error = OptionError("`product` has no effect: the path names the bundle", received=asked.product)
             raise RefusedError(HTTPStatus.BAD_REQUEST, error)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
+import traceback
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import NamedTuple
 
 from kdx.errors import KdxError
 from kdx.station.camera.address import CameraAddress
-from kdx.station.camera.frames import Camera, FrameError, FrameInfo, VideoEndError, encoded
+from kdx.station.camera.frames import Camera, CameraGoneError, FrameError, FrameInfo, VideoEndError, encoded
 from kdx.station.camera.grabber import FIRST_PAUSE, LONGEST_PAUSE
 from kdx.station.record import NotJudged, time_now
 
@@ -71,19 +73,25 @@ class TriggeredCamera:
             f"no frame came within {TRIGGER_SECONDS:g} s, and the part was not judged",
             fix="see whether the camera takes frames when it is asked, and send fewer triggers at once",
         )
-        left = TRIGGER_SECONDS - (time.monotonic() - came)
-        if left <= 0:
+        give_up = came + TRIGGER_SECONDS
+        if time.monotonic() >= give_up:
             return self._missed(late)
         try:
             if self._camera is None:
-                self._open_again()
+                self._open_again()  # which may take seconds
             assert self._camera is not None
-            frame = self._camera.take(left)
+            left = give_up - time.monotonic()
+            frame = self._camera.take(left) if left > 0 else None
         except VideoEndError:
             return self._missed(FrameError("the video has no more frames", fix="start kdx serve again"))
         except KdxError as error:
             self._lose(error)
             return self._missed(error)
+        except Exception as error:  # of the camera's driver: the part has a record all the same
+            traceback.print_exc()
+            unexpected = CameraGoneError(f"unexpected {type(error).__name__}: {error}", fix="see the log of kdx serve")
+            self._lose(unexpected)
+            return self._missed(unexpected)
         self._pause = FIRST_PAUSE
         if frame is None:
             return self._missed(late)
@@ -106,7 +114,8 @@ class TriggeredCamera:
 
     def _lose(self, error: KdxError) -> None:
         if self._camera is not None:
-            self._camera.close()
+            with contextlib.suppress(Exception):  # of a driver that has just failed
+                self._camera.close()
             self._camera = None
         if self._gone is not error:
             self._gone, self._again = error, time.monotonic() + self._pause

@@ -25,7 +25,7 @@ class BundleFigures:
         left: The requests whose client had gone before its turn, so that nothing was judged.
         refused: The requests with an image that the detector does not take.
         failed: The images that are undecided because the backend failed.
-        missed: The triggers that are undecided because the camera gave no whole frame in time.
+        missed: The triggers that are undecided because no whole frame that fits came in time.
     """
 
     places: Gauge
@@ -60,7 +60,7 @@ class Figures:
             registry=self.registry,
         )
         self._failed = self._counter("failed", "Images that are undecided because the backend failed.")
-        self._missed = self._counter("missed", "Triggers that are undecided because no whole frame came in time.")
+        self._missed = self._counter("missed", "Triggers that are undecided: no whole frame that fits came in time.")
 
     def of(self, bundle: str) -> BundleFigures:
         """Return the figures of a bundle, labelled by its folder's name as the detector's are."""

@@ -18,7 +18,7 @@ from kdx.decision.verdict import Verdict
 from kdx.errors import BackendError, KdxError
 from kdx.runtime.detector import Detector
 from kdx.station.camera.frames import FrameInfo
-from kdx.station.record import JudgedBy, Shown, VerdictRecord, judged, not_judged
+from kdx.station.record import JudgedBy, NotJudged, Shown, VerdictRecord, judged, not_judged
 from kdx.station.serve.answers import Asked, BundleInfo, VerdictAnswer, answer_of
 from kdx.station.serve.figures import BundleFigures
 from kdx.station.serve.live import Seen
@@ -141,7 +141,7 @@ class Judge:
         return self._thread.submit(self._judge, job)
 
     def miss(self, job: Job, error: KdxError) -> Future[RefusedError]:
-        """Put a trigger without a whole frame into the queue: the part is undecided.
+        """Put a trigger without a frame that fits into the queue: the part is undecided.
 
         So parts keep their order, and the thread of the judge waits for the disk, not the server.
         """
@@ -181,6 +181,9 @@ class Judge:
         except KdxError as error:
             if isinstance(error, BackendError):
                 raise self._failed(job, error, started) from error
+            if job.frame is not None:  # nobody can send it again, as an image that does not fit
+                job.frame = msgspec.structs.replace(job.frame, reason=NotJudged.INCOMPLETE_FRAME)
+                raise self._miss(job, error) from error
             self.figures.refused.inc()
             record = not_judged(job.shown, error, self.by)
             seen = self._seen(job, record, None, started)

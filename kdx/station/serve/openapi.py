@@ -51,7 +51,7 @@ def openapi_document(names: Iterable[str]) -> dict[str, Any]:
         "description": "It has no body. The server must have been started with a camera.",
         "responses": {
             "200": _response("The verdict.", answer),
-            **{code: problems[code] for code in ("400", "401", "404", "415", "422", "500", "502", "503")},
+            **{code: problems[code] for code in ("400", "401", "404", "500", "502", "503")},
         },
     }
     del problems["502"]

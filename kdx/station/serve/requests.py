@@ -43,8 +43,12 @@ class BodyError(KdxError):
     """The body of a request is too large, or does not arrive."""
 
 
-def asked_of(request: Request) -> Asked:
+def asked_of(request: Request, *, is_trigger: bool = False) -> Asked:
     """Return what a request asks for.
+
+    Args:
+        request: The request.
+        is_trigger: Whether it has no body, because a camera takes the image.
 
     Raises:
         RefusedError: A parameter is unknown or invalid, or the content type is not one of an image.
@@ -56,8 +60,10 @@ def asked_of(request: Request) -> Asked:
             raise OptionError("unknown parameter", expected=", ".join(PARAMETERS), received=unknown[0])
         for name in PARAMETERS:
             _value(request, name)  # none is given twice, also where it is not read
+        if is_trigger:
+            _require_no_layout(request)
         asked = Asked(
-            layout=_layout(request),
+            layout=None if is_trigger else _layout(request),
             part_id=_name("part_id", _value(request, "part_id")),
             product=_name("product", query.get("product")),
             image=_name("image", query.get("image")),
@@ -92,6 +98,13 @@ def _layout(request: Request) -> Layout | Buffer | None:
                 received=kind,
             )
     return None
+
+
+def _require_no_layout(request: Request) -> None:
+    """Refuse what describes a body; the content type of none says nothing."""
+    for name in _OF_FRAMES:
+        if _value(request, name) is not None:
+            raise OptionError(f"`{name}` has no effect on a trigger: the camera takes the image", fix="leave it out")
 
 
 def _value(request: Request, name: str) -> str | None:

@@ -143,7 +143,7 @@ def server_of(
         }
         camera = None
         if options.camera is not None:
-            camera = held.enter_context(closing(_camera(options.camera, bundles, judges)))
+            camera = held.enter_context(closing(_camera(options.camera, bundles, judges, say)))
         page = LivePage(judges, live, reviews, options)
         config = uvicorn.Config(
             Service(judges, figures, options, page, observers, camera).app,
@@ -165,11 +165,13 @@ def server_of(
         yield Server(config, listening, url, judges, page, plc)
 
 
-def _camera(text: str, bundles: Sequence[Path], judges: Mapping[str, Judge]) -> TriggeredCamera:
+def _camera(
+    text: str, bundles: Sequence[Path], judges: Mapping[str, Judge], say: Callable[[str], None]
+) -> TriggeredCamera:
     """Open the camera, and refuse bundles that do not take its frames."""
     address = parse_camera(text)
     require_triggered(address)
-    camera = TriggeredCamera(address, lambda: open_camera(address, is_triggered=True))
+    camera = TriggeredCamera(address, lambda: open_camera(address, is_triggered=True, say=say))
     try:
         takes = zip(bundles, judges.values(), strict=True)
         require_size(camera.size, address, {path: judge.detector.input for path, judge in takes})

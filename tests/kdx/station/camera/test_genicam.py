@@ -26,7 +26,8 @@ pytest.importorskip("harvesters", reason="the extra camera is not installed")
 
 from genicam import gentl
 
-from kdx.station.camera.genicam import FrameCounter, GenicamCamera, _set_software_trigger
+from kdx.station.camera.frame_counter import FrameCounter
+from kdx.station.camera.genicam import GenicamCamera, _set_software_trigger
 
 # Three simulated cameras of 400 × 400 pixels, with the serial numbers 0, 1 and 2.
 PRODUCER = Path(gentl.__file__).with_name("viky.cti")
@@ -129,13 +130,32 @@ def test_a_camera_without_a_software_trigger_takes_one_frame_after_another(opene
 def test_a_frame_that_comes_too_late_is_thrown_away(opened, monkeypatch):
     """A camera with a software trigger: after a miss, it begins from the start."""
     camera = opened("?serial=1", is_triggered=True)
-    stand_in = standing_in(monkeypatch, camera, {"frame_id": 1}, None)._acquirer
+    stand_in = standing_in(monkeypatch, camera, None, {"frame_id": 1}, None, None)._acquirer
     camera._has_trigger = True
     assert camera.take(60.0).number == 1
     assert stand_in.done == ["execute"]
-    monkeypatch.setattr("kdx.station.camera.genicam.time", Clock([0.0, 0.5, 3.0, 3.0]))
+    monkeypatch.setattr("kdx.station.camera.genicam.time", Clock([0.0, 0.0, 0.5, 3.0, 3.0]))
     assert camera.take(2.0) is None
     assert stand_in.done == ["execute", "execute", "stop", "start"]
+
+
+def test_frames_that_nobody_asked_for_are_thrown_away_before_a_trigger_and_counted(opened, monkeypatch):
+    """Otherwise each part would get the frame of the one before it."""
+    camera = opened("?serial=1", is_triggered=True)
+    queued = [{"frame_id": 1}, "incomplete", None], [None], [{"frame_id": 5}, None]
+    script = [*queued[0], {"frame_id": 3}, *queued[1], {"frame_id": 4}, *queued[2], {"frame_id": 6}]
+    standing_in(monkeypatch, camera, *script)
+    said: list[str] = []
+    camera._has_trigger, camera._say = True, said.append
+    assert [camera.take(60.0).number for _ in range(3)] == [3, 4, 6]
+    assert said == ["the camera '1' sent 2 frames without a trigger, which are not judged"]
+    assert camera._unasked == 3
+
+
+@pytest.mark.parametrize("given", ["TriggerMode=On&TriggerSource=Line1", "TriggerSource=Line1", "TriggerMode=Off"])
+def test_a_trigger_of_the_users_own_is_not_overwritten_in_silence(opened, given):
+    with pytest.raises(OptionError, match="would be overwritten"):
+        opened(f"?serial=1&{given}", is_triggered=True)
 
 
 def test_a_software_trigger_is_set_where_the_camera_has_one():
@@ -249,6 +269,8 @@ def test_a_counter_of_sixteen_bits_begins_again_without_a_gap():
     counter = FrameCounter()
     assert [counter.number(each) for each in (65534, 65535, 1, 2, 4)] == [65534, 65535, 65536, 65537, 65539]
     assert FrameCounter().number(0) == 0
+    counter = FrameCounter()
+    assert [counter.number(each) for each in (65534, 65535, 0, 1, 3)] == [65534, 65535, 65536, 65537, 65539]
 
 
 def test_a_camera_that_counts_nothing_is_counted_here():

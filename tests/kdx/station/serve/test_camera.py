@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -77,6 +78,45 @@ def test_a_trigger_with_an_image_is_refused(server):
     assert triggered(server, "/v1/bundles/none/trigger").status == 404
 
 
+@pytest.mark.parametrize("kind", ["application/x-www-form-urlencoded", "application/json", "application/octet-stream"])
+def test_the_content_type_of_a_trigger_says_nothing(server, kind):
+    """Programs send one with an empty body: ``curl -d ''``."""
+    answer = Client(server.url).post("/v1/trigger", None, {"Content-Type": kind})
+    assert (answer.status, answer.json["verdict"]) == (200, "good")
+
+
+def test_a_trigger_takes_no_layout_and_no_frame_is_taken_for_one(server):
+    for path, headers in (("/v1/trigger?shape=64,64", {}), ("/v1/trigger", {"X-Shape": "64,64"})):
+        answer = Client(server.url).post(path, None, {"Content-Type": "application/octet-stream", **headers})
+        assert (answer.status, answer.json["detail"]) == (
+            400, "`shape` has no effect on a trigger: the camera takes the image",
+        )  # fmt: skip
+    assert triggered(server).json["frame"] == 0
+
+
+def test_a_frame_that_the_bundle_does_not_take_is_undecided(place, monkeypatch):
+    """Its part has been seen, and nobody can send it again."""
+    camera = ScriptedCamera([Frame(7, np.zeros((48, 80), np.uint8)), AttributeError("of the driver")])
+    monkeypatch.setattr("kdx.station.serve.server.open_camera", lambda *_, **__: camera)
+    with served(place / "tile.kdx", camera=str(place / "clip.mkv")) as server:
+        unfit, broken = (triggered(server, f"/v1/trigger?part_id={part}") for part in (4711, 4712))
+        counts = [figure(server, f"kdx_serve_{name}_total") for name in ("missed", "refused")]
+    assert (unfit.status, broken.status, counts) == (502, 502, [2, 0])
+    records = unfit.json["record"], broken.json["record"]
+    assert [(each["part_id"], each.get("frame"), each["verdict"], each["reason"]) for each in records] == [
+        ("4711", 7, "undecided", "incomplete_frame"),
+        ("4712", None, "undecided", "missed_trigger"),
+    ]
+    assert "unexpected AttributeError: of the driver" in records[1]["error"]["message"]
+
+
+def test_the_extra_of_a_camera_is_named_where_it_is_not_installed(place, cli, monkeypatch):
+    monkeypatch.setitem(sys.modules, "av", None)
+    monkeypatch.delitem(sys.modules, "kdx.station.camera.video", raising=False)
+    refused = cli("serve", place / "tile.kdx", "--port", 0, "--camera", place / "clip.mkv", code=None)
+    assert 'pip install "kdx[camera,serve]"' in refused.stderr
+
+
 def test_a_server_without_a_camera_says_so(place):
     with served(place / "tile.kdx") as running:
         answer = triggered(running)
@@ -136,4 +176,23 @@ def test_a_trigger_that_waited_too_long_for_its_turn_gets_no_frame():
     shot = camera._take(module.time.monotonic() - module.TRIGGER_SECONDS)
     assert shot.info.reason == "missed_trigger"
     assert reasons(camera, 1) == [None]
+    camera.close()
+
+
+def test_a_camera_that_is_opened_too_slowly_takes_no_frame_of_another_part(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(module.time, "monotonic", lambda: now[0])
+    opening = Opening([CameraGoneError("out")], [7])
+
+    def slow() -> ScriptedCamera:
+        camera = opening()
+        now[0] += 6.0 * (opening.count > 1)
+        return camera
+
+    camera = TriggeredCamera(ADDRESS, slow)
+    assert camera._take(0.0).info.reason == "missed_trigger"
+    now[0] = 1.0
+    shot = camera._take(1.0)
+    assert (shot.info.reason, shot.data) == ("missed_trigger", b"")
+    assert camera._take(now[0]).info.frame == 7
     camera.close()
