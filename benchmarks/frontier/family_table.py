@@ -65,7 +65,7 @@ def _times(p50: float | None, leader: float | None) -> str:
 
 
 def _reached(rows: list[Row], precision: str) -> str:
-    if len({str(row["asked"]) for row in rows}) > 1:
+    if any(row["asked"] != rows[0]["asked"] for row in rows):
         return "several options"
     known = [row["test"][precision] for row in rows if precision in row["test"]]
     figures = (spread([each[name] for each in known]) for name in ("image_auroc", "pro"))

@@ -41,6 +41,8 @@ def test_times_are_compared_with_the_leader_in_fp32_in_the_same_run() -> None:
         "| `small` | INT8 | 0.49 M | 1.0 MB | 15 MB | 1.50 (6.0×) | 1.60 (5.0×) | 93.0 ± 4.2 / 70.0 ± 14.1 | 50.0 |",
     ]
     assert "A CPU with avx2 (openvino 2026.4), 1 latency of other machines left out; 300 calls" in lines[-1]
+    rows[0]["asked"], rows[1]["asked"] = {"epochs": 1, "taps": "a"}, {"taps": "a", "epochs": 1}
+    assert family_table({"found": {**timed, "rows": rows}, "data_sets": sets}) == lines
     rows[1]["asked"] = {"epochs": 1}
     lines = family_table({"found": {**timed, "rows": rows}, "data_sets": sets})
     assert lines[4].endswith("| several options | 50.0 |")
