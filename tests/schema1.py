@@ -14,6 +14,8 @@ from pathlib import Path
 
 import msgspec
 
+from kdx.runtime.machine import cpu_features
+
 FIXTURES = Path(__file__).parent / "fixtures" / "schema1"
 NAMES = ("stpm", "level", "tiled")
 # Other CPUs sum in another order, and have other integer instructions.
@@ -56,5 +58,10 @@ def old_bundle(name: str, folder: Path) -> Path:
 
 
 def recorded(name: str) -> list[Recorded]:
-    """Return what was said with a bundle."""
-    return msgspec.json.decode((FIXTURES / "verdicts.json").read_bytes(), type=dict[str, list[Recorded]])[name]
+    """Return what was said with a bundle, as far as this CPU can say the same.
+
+    In schema 1, INT8 activations are signed. Without VNNI, sums of their products are saturated.
+    """
+    said = msgspec.json.decode((FIXTURES / "verdicts.json").read_bytes(), type=dict[str, list[Recorded]])[name]
+    saturates = not {"avx512_vnni", "avx_vnni", "asimddp"}.intersection(cpu_features())
+    return [each for each in said if each.precision != "int8" or not saturates]

@@ -262,7 +262,7 @@ class Detector(ClosesOnExit):
                 parts than images; or parts for a detector without a log.
             BackendError: The runtime failed; the next call may succeed.
         """
-        parts = self._part_ids(part_ids, len(images))
+        parts = self._part_ids(part_ids, images)
         judged: list[tuple[list[Verdict], float, list[Shown]]] = []
         started = time.perf_counter()
         for part in self._parts(images):
@@ -394,9 +394,11 @@ class Detector(ClosesOnExit):
                 for verdict, image in zip(verdicts, shown, strict=True):
                     observer.add(verdict, seconds * 1e3 / len(verdicts), image)
 
-    def _part_ids(self, given: Sequence[str | None] | None, count: int) -> Iterator[str | None]:
-        if given is not None and len(given) != count:
-            raise InputError("each image shows one part", expected=f"{count} `part_ids`", received=str(len(given)))
+    def _part_ids(self, given: Sequence[str | None] | None, images: Any) -> Iterator[str | None]:
+        if given is not None:
+            count = images.shape[0] if hasattr(images, "shape") else len(images)
+            if len(given) != count:
+                raise InputError("each image shows one part", expected=f"{count} `part_ids`", received=str(len(given)))
         for part_id in given or ():
             self._require_log(part_id)
         return iter(given or itertools.repeat(None))

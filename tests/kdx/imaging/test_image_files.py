@@ -395,8 +395,6 @@ def test_sixteen_bits_a_pixel_are_not_sixteen_a_channel(tmp_path):
 @pytest.mark.parametrize(
     ("name", "head", "said"),
     [
-        ("x.mp4", b"\0\0\0\x18ftypmp42", "ffmpeg"),
-        ("x.avi", b"RIFF\0\0\0\0AVI LIST", "ffmpeg"),
         ("x.heic", b"\0\0\0\x18ftypheic", "Most Compatible"),
         ("photo.jpg", b"\0\0\0\x18ftypheic", "Most Compatible"),
         ("x.cr2", b"rubbish", "develop"),
@@ -410,6 +408,15 @@ def test_what_is_no_image_is_named_with_a_fix(cli, tiny_bundle, tmp_path, name, 
     stderr = cli("predict", tiny_bundle, tmp_path / name, code=2).stderr
     assert "is not a readable image, but" in stderr
     assert said in stderr
+
+
+@pytest.mark.parametrize(("name", "head"), [("x.mp4", b"\0\0\0\x18ftypmp42"), ("x.avi", b"RIFF\0\0\0\0AVI LIST")])
+def test_a_video_without_frames_is_named_with_a_fix(cli, tiny_bundle, tmp_path, name, head):
+    pytest.importorskip("av", reason="the extra video is not installed")
+    (tmp_path / name).write_bytes(head.ljust(64, b"\0"))
+    stderr = cli("predict", tiny_bundle, tmp_path / name, code=2).stderr
+    assert "is not a readable video" in stderr
+    assert "copy or record it again" in stderr
 
 
 @pytest.mark.parametrize(
