@@ -17,16 +17,18 @@ import threading
 import warnings
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from kdx.monitoring.judged_by import JudgedBy
 from kdx.storage.files import sha256_file
 from kdx.storage.stamps import stamp_of
 
 if TYPE_CHECKING:
-    from kdx.runtime.detector import Shown
+    from kdx.runtime.verdict_observer import JudgedFrame
 
 # Columns of later versions, which are added to logs of earlier ones.
 _COLUMNS = {
@@ -46,17 +48,6 @@ FROM verdicts LEFT JOIN sources ON sources.id = verdicts.source ORDER BY verdict
 """
 # How many bytes of frames may wait for their hashes; where none waits, a frame may be larger.
 _MOST_BYTES = 64 << 20
-
-
-class Source(NamedTuple):
-    """What reaches verdicts, with the names of :class:`kdx.station.record.JudgedBy`."""
-
-    bundle: str
-    bundle_sha256: str
-    graph_sha256: str
-    backend: str
-    precision: str
-    threshold_by_hand: str | None = None
 
 
 def frame_sha256(frame: NDArray[np.uint8]) -> str:
@@ -91,7 +82,7 @@ class Hashes:
         """Finish what waits."""
         self._thread.shutdown()
 
-    def of(self, shown: Shown) -> Future[str | None] | None:
+    def of(self, shown: JudgedFrame) -> Future[str | None] | None:
         """Return what will be the hash of an image, or None if there is none.
 
         The frame may change after the call, which copies it. Where too many wait, it does not: the
@@ -136,16 +127,17 @@ def prepare_records(database: sqlite3.Connection) -> None:
         database.execute(statement)
 
 
-def number_of_source(database: sqlite3.Connection, source: Source | None) -> int | None:
+def number_of_source(database: sqlite3.Connection, source: JudgedBy | None) -> int | None:
     """Return the number of what reaches verdicts; it is the same whenever the same is loaded."""
     if source is None:
         return None
-    columns = ", ".join(Source._fields)
-    values = f"SELECT {', '.join('?' * len(source))}"
+    columns = ", ".join(JudgedBy.__struct_fields__)
+    stored = msgspec.structs.astuple(source)
+    values = f"SELECT {', '.join('?' * len(stored))}"
     same = f"SELECT id FROM sources WHERE ({columns}) IS ({values})"  # noqa: S608
     with database:
-        database.execute(f"INSERT INTO sources ({columns}) {values} WHERE NOT EXISTS ({same})", (*source, *source))
-        return int(database.execute(same, source).fetchone()[0])
+        database.execute(f"INSERT INTO sources ({columns}) {values} WHERE NOT EXISTS ({same})", (*stored, *stored))
+        return int(database.execute(same, stored).fetchone()[0])
 
 
 def warn_once(said: set[str], path: Path, lost: int, without_hash: int) -> None:

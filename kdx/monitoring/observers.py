@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kdx.bundle.bundle import Bundle
-from kdx.bundle.variants import OWN_THRESHOLD, graph_file
+from kdx.bundle.variants import OWN_THRESHOLD
 from kdx.runtime.backend_table import runtime_of
-from kdx.runtime.detector import Detector, VerdictObserver
+from kdx.runtime.detector import Detector
+from kdx.runtime.verdict_observer import VerdictObserver
 
 if TYPE_CHECKING:
     from kdx.monitoring.prometheus import Registry
@@ -47,19 +48,17 @@ def _metrics(registry: Registry, bundle: Bundle, precision: str, runtime: str) -
 
 
 def _log(path: str | Path, bundle: Bundle, detector: Detector) -> VerdictObserver:
-    from kdx.monitoring.log_records import Source
+    from kdx.monitoring.judged_by import JudgedBy
     from kdx.monitoring.verdict_log import LogFacts, VerdictLog
 
-    manifest, precision, backend = bundle.manifest, detector.precision, detector.backend.name
-    runtime, graph = runtime_of(backend), manifest.files[graph_file(precision)]
+    manifest, precision, by = bundle.manifest, detector.precision, JudgedBy.of(detector, bundle)
     facts = LogFacts(
         bundle=bundle.path.name,
-        graph_sha256=graph,
+        graph_sha256=by.graph_sha256,
         precision=precision,
         roi_sha256=manifest.roi_sha256,
         level_sha256=manifest.level_sha256,
         # Scores of FP32 and FP16 may come from any runtime.
-        runtime=runtime if precision in OWN_THRESHOLD else None,
+        runtime=runtime_of(by.backend) if precision in OWN_THRESHOLD else None,
     )
-    source = Source(bundle.path.name, bundle.index_sha256, graph, backend, precision, detector.threshold_by_hand)
-    return VerdictLog(path, facts, source)
+    return VerdictLog(path, facts, by)

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from kdx.bundle.bundle import Bundle
     from kdx.decision.verdict import Verdict
-    from kdx.runtime.detector import Shown
+    from kdx.runtime.verdict_observer import JudgedFrame
 
     Registry = CollectorRegistry | Literal[True]
 
@@ -101,7 +101,7 @@ class Metrics:
         self._seconds = families.seconds.labels(*labels)
         self._recent = _window(families, labels, threshold.scores if threshold else ()).recent
 
-    def add(self, verdict: Verdict, milliseconds: float, shown: Shown | None = None) -> None:
+    def add(self, verdict: Verdict, milliseconds: float, shown: JudgedFrame | None = None) -> None:
         """Count a verdict and the time that it took."""
         self._verdicts[verdict.decision.value].inc()
         self._seconds.observe(milliseconds / 1e3)

@@ -26,11 +26,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kdx.errors import DataError, OutputError
-from kdx.monitoring.log_records import Hashes, Source, number_of_source, prepare_records, warn_once
+from kdx.monitoring.log_records import Hashes, number_of_source, prepare_records, warn_once
 
 if TYPE_CHECKING:
     from kdx.decision.verdict import Verdict
-    from kdx.runtime.detector import Shown
+    from kdx.monitoring.judged_by import JudgedBy
+    from kdx.runtime.verdict_observer import JudgedFrame
 
 SCHEMA = 1
 _APPLICATION = 0x6B6478  # "kdx": by this number SQLite marks the application that a file belongs to
@@ -102,7 +103,7 @@ class VerdictLog:
     """
 
     def __init__(
-        self, path: str | Path, facts: LogFacts, source: Source | None = None, most: int = MOST_VERDICTS
+        self, path: str | Path, facts: LogFacts, source: JudgedBy | None = None, most: int = MOST_VERDICTS
     ) -> None:
         self.path = Path(path)
         self.most = most
@@ -122,7 +123,7 @@ class VerdictLog:
     def without_hash(self) -> int:  # noqa: D102  # an attribute of the class's docstring
         return self._hashes.missing
 
-    def add(self, verdict: Verdict, milliseconds: float, shown: Shown | None = None) -> None:
+    def add(self, verdict: Verdict, milliseconds: float, shown: JudgedFrame | None = None) -> None:
         """Take a verdict, the time that it took, and its image; never waits for the disk."""
         row: tuple[object, ...] = (
             time.time(),

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,43 +28,12 @@ from kdx.runtime.backend import Backend, ClosesOnExit, Outputs
 from kdx.runtime.device_arrays import DeviceArray, device_array
 from kdx.runtime.loading_process import LoadingProcess
 from kdx.runtime.rule_fields import FieldOfRule
+from kdx.runtime.verdict_observer import JudgedFrame, VerdictObserver
 from kdx.storage.stamps import stamp_of
 
 if TYPE_CHECKING:
     from kdx.decision.regions import Region
     from kdx.runtime.banded import BandedVerdict
-
-
-class Shown(NamedTuple):
-    """What a verdict was reached on.
-
-    Attributes:
-        part_id: The part that the image shows, or None if the caller did not say.
-        frame: The frame, uint8 ``(H, W, C)``; None if it lies on the GPU, or is read in bands.
-        path: The file of a frame that is read in bands, or None.
-        stamp: What :func:`kdx.storage.stamps.stamp_of` returned for that file before it was read.
-    """
-
-    part_id: str | None = None
-    frame: NDArray[np.uint8] | None = None
-    path: Path | None = None
-    stamp: tuple[int, ...] | None = None
-
-
-class VerdictObserver(Protocol):
-    """Is given every verdict of a detector, for example to log or to count them."""
-
-    def add(self, verdict: Verdict, milliseconds: float, shown: Shown = ...) -> None:
-        """Take a verdict, its time, and what it was reached on, which may change after the call.
-
-        Waits for no disk and no other thread, and raises nothing. What it needs of the frame, it
-        copies.
-        """
-        ...
-
-    def close(self) -> None:
-        """Finish what is still to be written. Closing twice is harmless."""
-        ...
 
 
 class DetectorOrigin(Protocol):
@@ -213,7 +182,7 @@ class Detector(ClosesOnExit):
             frame = batch[0]
         outputs = self.backend.run(batch)
         verdict = self.verdict(outputs.maps[0], outputs.scores[0], frame, region)
-        self._notify([verdict], time.perf_counter() - started, [Shown(part_id, frame)])
+        self._notify([verdict], time.perf_counter() - started, [JudgedFrame(part_id, frame)])
         return verdict
 
     def judge_file(
@@ -236,7 +205,7 @@ class Detector(ClosesOnExit):
         started, path = time.perf_counter(), Path(path)
         stamp = stamp_of(path)
         judged = judge_in_bands(self, path, min_area=min_area, pixel_size_um=pixel_size_um)
-        shown = Shown(part_id, path=path, stamp=stamp)
+        shown = JudgedFrame(part_id, path=path, stamp=stamp)
         self._notify([judged.verdict], time.perf_counter() - started, [shown])
         return judged
 
@@ -262,19 +231,24 @@ class Detector(ClosesOnExit):
                 parts than images; or parts for a detector without a log.
             BackendError: The runtime failed; the next call may succeed.
         """
-        parts = self._part_ids(part_ids, images)
-        judged: list[tuple[list[Verdict], float, list[Shown]]] = []
+        for part_id in part_ids or ():
+            self._require_log(part_id)
+        judged: list[tuple[list[Verdict], float, list[NDArray[np.uint8] | None]]] = []
         started = time.perf_counter()
         for part in self._parts(images):
             outputs = self.backend.run(part)
-            frames = part if isinstance(part, np.ndarray) else [None] * len(outputs.maps)
+            frames = list(part) if isinstance(part, np.ndarray) else [None] * len(outputs.maps)
             answers = zip(outputs.maps, outputs.scores, frames, strict=True)
             verdicts = [self.verdict(anomaly_map, score, frame) for anomaly_map, score, frame in answers]
             ended = time.perf_counter()
-            judged.append((verdicts, ended - started, [Shown(next(parts), frame) for frame in frames]))
+            judged.append((verdicts, ended - started, frames))
             started = ended
-        for verdicts, seconds, shown in judged:
-            self._notify(verdicts, seconds, shown)
+        count = sum(len(verdicts) for verdicts, *_ in judged)
+        if part_ids is not None and len(part_ids) != count:
+            raise InputError("each image shows one part", expected=f"{count} `part_ids`", received=str(len(part_ids)))
+        parts = iter(part_ids or itertools.repeat(None))
+        for verdicts, seconds, frames in judged:
+            self._notify(verdicts, seconds, [JudgedFrame(next(parts), frame) for frame in frames])
         return [verdict for verdicts, *_ in judged for verdict in verdicts]
 
     def outputs(self, images: NDArray[np.uint8] | Sequence[NDArray[np.uint8]]) -> Outputs:
@@ -387,21 +361,12 @@ class Detector(ClosesOnExit):
             pixel_size_um=pixel_size_um,
         )
 
-    def _notify(self, verdicts: Sequence[Verdict], seconds: float, shown: Sequence[Shown]) -> None:
+    def _notify(self, verdicts: Sequence[Verdict], seconds: float, shown: Sequence[JudgedFrame]) -> None:
         """Give the observers verdicts that took so long together."""
         for observer in (self.log, self.metrics):
             if observer is not None:
                 for verdict, image in zip(verdicts, shown, strict=True):
                     observer.add(verdict, seconds * 1e3 / len(verdicts), image)
-
-    def _part_ids(self, given: Sequence[str | None] | None, images: Any) -> Iterator[str | None]:
-        if given is not None:
-            count = images.shape[0] if hasattr(images, "shape") else len(images)
-            if len(given) != count:
-                raise InputError("each image shows one part", expected=f"{count} `part_ids`", received=str(len(given)))
-        for part_id in given or ():
-            self._require_log(part_id)
-        return iter(given or itertools.repeat(None))
 
     def _require_log(self, part_id: str | None) -> None:
         if part_id is not None and self.log is None:

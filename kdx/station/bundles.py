@@ -17,9 +17,9 @@ from kdx.bundle.manifest import INDEX
 from kdx.bundle.open import open_bundle
 from kdx.errors import BundleError, KdxError, OptionError
 from kdx.loading.origin import Origin
+from kdx.monitoring.judged_by import JudgedBy
 from kdx.runtime.backend import ClosesOnExit, require_threads
 from kdx.runtime.detector import Detector
-from kdx.station.record import JudgedBy
 from kdx.storage.files import sha256_bytes
 
 # After how many seconds a bundle that could not be taken up is tried again: files may be missing

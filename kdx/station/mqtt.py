@@ -17,6 +17,17 @@ _PATIENCE_SECONDS = 5.0
 _STEP_SECONDS = 0.1
 
 
+def client_of(broker: Broker) -> Client:
+    """Return a client with the broker's user and encryption, which is not connected yet."""
+    client = Client(CallbackAPIVersion.VERSION2, client_id=f"kdx-{uuid.uuid4().hex[:12]}")
+    client.reconnect_delay_set(1, 30)
+    if broker.user is not None:
+        client.username_pw_set(broker.user, broker.password)
+    if broker.is_secure:
+        client.tls_set()
+    return client
+
+
 class MqttReceiver:
     """Publishes verdicts; the broker's acknowledgement (PUBACK) says that it has one.
 
@@ -33,15 +44,10 @@ class MqttReceiver:
         self._sent: dict[int, int] = {}  # the client's number of each message that was published
         self._acknowledged: set[int] = set()
         self._news = threading.Condition()
-        client = Client(CallbackAPIVersion.VERSION2, client_id=f"kdx-{uuid.uuid4().hex[:12]}")
+        client = client_of(broker)
         client.max_inflight_messages_set(self.at_once)
-        client.reconnect_delay_set(1, 30)
         client.on_connect = self._on_connect
         client.on_publish = self._on_publish
-        if broker.user is not None:
-            client.username_pw_set(broker.user, broker.password)
-        if broker.is_secure:
-            client.tls_set()
         client.connect_async(broker.host, broker.port)
         client.loop_start()
         self._client = client

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import threading
-import uuid
 from collections.abc import Callable
 from typing import Any
 
 import msgspec
 from paho.mqtt.client import Client
-from paho.mqtt.enums import CallbackAPIVersion
 
 from kdx.station.broker import Broker
 from kdx.station.camera.triggers import Triggers
+from kdx.station.mqtt import client_of
 from kdx.storage.json_records import UNREADABLE
 
 _LONGEST = 200
@@ -60,17 +59,12 @@ class MqttTriggers:
         self._broker, self._triggers, self._say = broker, triggers, say
         self._is_ending = threading.Event()
         self._is_away = self._is_crowded = False
-        client = Client(CallbackAPIVersion.VERSION2, client_id=f"kdx-{uuid.uuid4().hex[:12]}")
-        client.reconnect_delay_set(1, 30)
+        client = client_of(broker)
         client.on_connect = self._on_connect
         client.on_connect_fail = self._on_connect_fail
         client.on_disconnect = self._on_disconnect
         client.on_subscribe = self._on_subscribe
         client.on_message = self._on_message
-        if broker.user is not None:
-            client.username_pw_set(broker.user, broker.password)
-        if broker.is_secure:
-            client.tls_set()
         client.connect_async(broker.host, broker.port)
         client.loop_start()
         self._client = client

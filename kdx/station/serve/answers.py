@@ -8,7 +8,8 @@ from kdx.decision.map_files import MapFormat, MapPlace, encode_map
 from kdx.decision.regions import Region, find_regions
 from kdx.decision.verdict import Verdict
 from kdx.imaging.images import InputSpec
-from kdx.station.record import JudgedBy, VerdictRecord
+from kdx.monitoring.judged_by import JudgedBy
+from kdx.station.record import VerdictRecord
 from kdx.station.serve.sent_image import Buffer, Layout
 
 

@@ -9,8 +9,8 @@ from prometheus_client.gc_collector import GCCollector
 from prometheus_client.platform_collector import PlatformCollector
 from prometheus_client.process_collector import ProcessCollector
 
+from kdx.monitoring.judged_by import JudgedBy
 from kdx.runtime.backend_table import runtime_of
-from kdx.station.record import JudgedBy
 
 _LABELS = ("bundle",)
 

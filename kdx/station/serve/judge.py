@@ -16,9 +16,10 @@ import numpy as np
 from kdx.decision.map_files import MapPlace
 from kdx.decision.verdict import Verdict
 from kdx.errors import BackendError, KdxError
+from kdx.monitoring.judged_by import JudgedBy
 from kdx.runtime.detector import Detector
 from kdx.station.camera.frames import FrameInfo
-from kdx.station.record import JudgedBy, NotJudged, Shown, VerdictRecord, judged, not_judged
+from kdx.station.record import NotJudged, Shown, VerdictRecord, judged, not_judged
 from kdx.station.serve.answers import Asked, BundleInfo, VerdictAnswer, answer_of
 from kdx.station.serve.figures import BundleFigures
 from kdx.station.serve.live import Seen

@@ -18,11 +18,11 @@ import uvicorn
 from kdx.errors import BundleError, InputError, OptionError
 from kdx.loading.load import is_run, load
 from kdx.loading.origin import Origin
+from kdx.monitoring.judged_by import JudgedBy
 from kdx.runtime.detector import Detector
 from kdx.station.camera.address import parse_camera, require_triggered
 from kdx.station.camera.grabbing import open_camera, require_size
 from kdx.station.database import FILE
-from kdx.station.record import JudgedBy
 from kdx.station.serve.app import Service
 from kdx.station.serve.camera import TriggeredCamera
 from kdx.station.serve.figures import Figures

@@ -134,6 +134,8 @@ def test_a_batch_of_wrong_arrays_is_refused(detector, frame):
         detector.batch([frame, frame[:32]])
     with pytest.raises(InputError, match="a batch is an array"):
         detector.batch(7)
+    with pytest.raises(InputError, match="a batch is an array"):
+        detector.batch(7, part_ids=[None])
 
 
 def test_a_refused_array_does_not_spoil_the_next_call(detector, frame):

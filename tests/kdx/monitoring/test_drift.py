@@ -23,10 +23,10 @@ from kdx.decision.verdict import Decision, Verdict
 from kdx.errors import DataError, OptionError, OutputError
 from kdx.monitoring import log_records, verdict_log
 from kdx.monitoring.drift import find_drift
-from kdx.monitoring.log_records import Source
+from kdx.monitoring.judged_by import JudgedBy
 from kdx.monitoring.verdict_log import LogFacts, LoggedVerdicts, VerdictLog, read_log
-from kdx.runtime.detector import Shown
-from kdx.station.record import JudgedBy, VerdictRecord
+from kdx.runtime.verdict_observer import JudgedFrame
+from kdx.station.record import VerdictRecord
 from kdx.storage.stamps import stamp_of
 
 FACTS = LogFacts("tile.kdx", "a" * 64, "fp32")
@@ -82,7 +82,6 @@ def test_a_verdict_is_traced_to_part_image_bundle_graph_and_backend(tmp_path, ti
         )  # fmt: skip
         assert {name: row[name] for name in by.__struct_fields__} == msgspec.structs.asdict(by)
         assert abs(datetime.now(timezone.utc) - datetime.fromisoformat(row["time"])).days == 0
-    assert Source._fields == by.__struct_fields__
 
 
 def hashes_in(log: Path) -> list[str | None]:
@@ -102,9 +101,9 @@ def test_frames_for_whose_hashes_there_is_no_room_are_counted(tmp_path, monkeypa
     file, frames = tmp_path / "frame.tiff", [np.full((8, 8, 1), value, np.uint8) for value in range(3)]
     file.write_bytes(b"rows")
     log = VerdictLog(tmp_path / "line.log", FACTS)
-    log.add(verdict(0.5), 1.0, Shown(path=file, stamp=stamp_of(file)))  # is hashed until `go_on`
+    log.add(verdict(0.5), 1.0, JudgedFrame(path=file, stamp=stamp_of(file)))  # is hashed until `go_on`
     for frame in frames:
-        log.add(verdict(0.5), 1.0, Shown(frame=frame))
+        log.add(verdict(0.5), 1.0, JudgedFrame(frame=frame))
     assert log.without_hash == 2
     go_on.set()
     with pytest.warns(UserWarning, match="no hash in the log") as warned:
@@ -118,7 +117,7 @@ def test_a_frame_is_copied_once_and_by_rows():
     hashes, go_on = log_records.Hashes(), threading.Event()
     hashes._thread.submit(go_on.wait)
     tracemalloc.start()
-    found = hashes.of(Shown(frame=frame))
+    found = hashes.of(JudgedFrame(frame=frame))
     _, most = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     go_on.set()
@@ -137,7 +136,7 @@ def test_a_frame_in_bands_has_the_hash_of_its_file(tmp_path):
     paths[2].unlink()
     log = VerdictLog(tmp_path / "line.log", FACTS)
     for name, path, stamp in zip(names, paths, stamps, strict=True):
-        log.add(verdict(0.5), 1.0, Shown(name, path=path, stamp=stamp))
+        log.add(verdict(0.5), 1.0, JudgedFrame(name, path=path, stamp=stamp))
     with pytest.warns(UserWarning, match="no hash in the log"):
         log.close()
     with contextlib.closing(sqlite3.connect(log.path)) as base:

@@ -18,7 +18,8 @@ from kdx.errors import InputError, OptionError
 from kdx.imaging.images import InputSpec
 from kdx.runtime import banded
 from kdx.runtime.backend import ClosesOnExit, Outputs
-from kdx.runtime.detector import Detector, Shown
+from kdx.runtime.detector import Detector
+from kdx.runtime.verdict_observer import JudgedFrame
 from kdx.storage.stamps import stamp_of
 
 
@@ -38,10 +39,10 @@ class Brightest(ClosesOnExit):
 class Listener:
     def __init__(self) -> None:
         self.verdicts: list[Verdict] = []
-        self.shown: list[Shown] = []
+        self.shown: list[JudgedFrame] = []
         self.is_closed = False
 
-    def add(self, verdict: Verdict, milliseconds: float, shown: Shown = Shown()) -> None:  # noqa: B008
+    def add(self, verdict: Verdict, milliseconds: float, shown: JudgedFrame = JudgedFrame()) -> None:  # noqa: B008
         assert milliseconds >= 0
         self.verdicts.append(verdict)
         self.shown.append(shown)
@@ -179,5 +180,5 @@ def test_the_log_is_given_the_file_of_a_frame_in_bands_as_it_was_before_it_was_r
     monkeypatch.setattr(banded, "judge_in_bands", judge)
     log = Listener()
     Detector(Brightest(), SPEC, DecisionRule(threshold=10.0), max_batch=1, log=log).judge_file(path)
-    assert log.shown == [Shown(path=path, stamp=before)]
+    assert log.shown == [JudgedFrame(path=path, stamp=before)]
     assert stamp_of(path) != before

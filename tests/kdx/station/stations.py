@@ -12,12 +12,13 @@ import numpy as np
 
 from kdx.decision.verdict import Decision, Reason, Verdict
 from kdx.errors import DataError, ImageError
+from kdx.monitoring.judged_by import JudgedBy
 from kdx.station.database import FILE
 from kdx.station.judging import JudgedImage
 from kdx.station.ledger import Identity, Ledger
 from kdx.station.names import NamePattern
 from kdx.station.options import WatchOptions
-from kdx.station.record import JudgedBy, NotJudged, Shown, judged, not_judged
+from kdx.station.record import NotJudged, Shown, judged, not_judged
 from kdx.station.station import Record, Station
 from kdx.storage.files import sha256_bytes
 from kdx.storage.renames import rename_new

@@ -15,7 +15,8 @@ import pytest
 import kdx
 from kdx.decision.verdict import Decision, Reason, Verdict, verdict_fields
 from kdx.errors import BackendError, DataError, ImageError
-from kdx.station.record import JudgedBy, NotJudged, Shown, VerdictRecord, judged, not_judged
+from kdx.monitoring.judged_by import JudgedBy
+from kdx.station.record import NotJudged, Shown, VerdictRecord, judged, not_judged
 from kdx.storage.files import sha256_file
 from tests.schema1 import old_bundle
 

@@ -15,7 +15,8 @@ import pytest
 
 import kdx
 from kdx.errors import DataError, ImageError, InputError, OutputError
-from kdx.station.record import JudgedBy, NotJudged, Shown, judged, new_verdict_id, not_judged
+from kdx.monitoring.judged_by import JudgedBy
+from kdx.station.record import NotJudged, Shown, judged, new_verdict_id, not_judged
 from kdx.station.serve.answers import Asked
 from kdx.station.serve.live import NO_BUNDLE, Seen
 from kdx.station.serve.review_files import heat_file
