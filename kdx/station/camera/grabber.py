@@ -16,13 +16,12 @@ from numpy.typing import NDArray
 
 from kdx.errors import KdxError
 from kdx.station.camera.frames import Camera, Frame, FrameInfo, VideoEndError
+from kdx.station.camera.held import HeldCamera
 from kdx.station.camera.spool import Spool
 from kdx.station.record import NotJudged, time_now
 from kdx.storage.files import is_disk_full
 from kdx.text import number_of
 
-# How long a camera that is gone is left alone: twice as long each time.
-FIRST_PAUSE, LONGEST_PAUSE = 0.5, 30.0
 _AGAIN_SECONDS = 2.0
 _PATIENCE_SECONDS = 0.5
 # A camera that leaves out more numbers than this has begun to count again: nothing says how many
@@ -64,8 +63,8 @@ class Grabber(threading.Thread):
         is_live: bool,
     ) -> None:
         super().__init__(name=f"kdx camera {name}", daemon=True)
-        self._camera: Camera | None = camera
-        self._reopen, self._named, self._spool, self._say, self._is_live = reopen, name, spool, say, is_live
+        self._held = HeldCamera(camera, reopen)
+        self._named, self._spool, self._say, self._is_live = name, spool, say, is_live
         self._stopping = spool.is_over
         self._previous: int | None = None
         self._owed: deque[_Owed] = deque()
@@ -89,39 +88,36 @@ class Grabber(threading.Thread):
             if self._owed and self._is_live:
                 count = sum(owed.frames for owed in self._owed)
                 self._say(f"{number_of(count, '[frame has|frames have]')} no record: the disk is full")
-            if self._camera is not None:
-                self._camera.close()
+            self._held.close()
         except Exception as error:  # of the camera's driver
             failure = failure or error
         finally:
             self._spool.end(failure)
 
     def _grab_all(self) -> None:
-        pause = FIRST_PAUSE
         while not self._stopping.is_set():
-            try:
-                if self._camera is None:
-                    self._camera = self._reopen()
+            if self._held.gone is not None:
+                self._stopping.wait(self._held.pause)
+                if not self._stopping.is_set() and self._held.open_again():
                     self._spool.is_blind = False
                     self._say(f"the camera '{self._named}' is back")
-                frame = self._camera.grab()
+                continue
+            try:
+                frame = self._held.camera.grab()
             except VideoEndError:
                 if not self._is_live:
                     self._say(f"the video '{self._named}' has ended: no more frames come")
                 break
             except KdxError as error:
-                if self._camera is not None:
-                    self._camera.close()
-                    self._camera, self._previous = None, None
-                    self._spool.is_blind = True
-                    self._say(f"{error.message}: no frames are judged until it is back")
-                    self._owe(None, None, NotJudged.CAMERA_GONE, error.message)
-                    self._settle()
-                self._stopping.wait(pause)
-                pause = min(2 * pause, LONGEST_PAUSE)
+                self._held.lose(error)
+                self._previous = None
+                self._spool.is_blind = True
+                self._say(f"{error.message}: no frames are judged until it is back")
+                self._owe(None, None, NotJudged.CAMERA_GONE, error.message)
+                self._settle()
                 continue
             if frame is not None:
-                pause = FIRST_PAUSE
+                self._held.note_frame()
                 self._take(frame)
 
     def _take(self, frame: Frame) -> None:

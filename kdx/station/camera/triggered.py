@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from kdx.errors import KdxError
 from kdx.station.camera.frames import Camera, Frame, VideoEndError
-from kdx.station.camera.grabber import FIRST_PAUSE, LONGEST_PAUSE
+from kdx.station.camera.held import HeldCamera
 from kdx.station.camera.spool import Spool
 from kdx.station.camera.triggers import Trigger, Triggers
 from kdx.station.record import NotJudged, time_now
@@ -46,10 +46,9 @@ class TriggeredGrabber(threading.Thread):
         say: Callable[[str], None],
     ) -> None:
         super().__init__(name="kdx camera", daemon=True)
-        self._camera: Camera | None = camera
-        self._reopen, self._triggers, self._seconds, self._spool, self._say = reopen, triggers, seconds, spool, say
-        self._gone = ""
-        self._pause, self._again = FIRST_PAUSE, 0.0
+        self._held = HeldCamera(camera, reopen)
+        self._triggers, self._seconds, self._spool, self._say = triggers, seconds, spool, say
+        self._ended = ""
         self._is_full = self._is_end_new = False
 
     def end(self, seconds: float) -> None:
@@ -62,7 +61,9 @@ class TriggeredGrabber(threading.Thread):
         failure: Exception | None = None
         try:
             while not self._spool.is_over.is_set():
-                self._open_again()
+                if self._held.is_due and self._held.open_again():
+                    self._spool.is_blind = False
+                    self._say("the camera is back")
                 trigger = self._triggers.next(0.0 if self._is_end_new else _PATIENCE_SECONDS)
                 if trigger is not None:
                     self._answer(trigger)
@@ -72,29 +73,18 @@ class TriggeredGrabber(threading.Thread):
         except Exception as error:  # the station's own thread raises it
             failure = error
         try:
-            if self._camera is not None:
-                self._camera.close()
+            self._held.close()
         except Exception as error:  # of the camera's driver
             failure = failure or error
         finally:
             self._spool.end(failure)
 
-    def _open_again(self) -> None:
-        """Try to open a camera that is gone, after pauses that grow."""
-        if self._camera is None and time.monotonic() >= self._again:
-            try:
-                self._camera, self._gone = self._reopen(), ""
-                self._spool.is_blind = False
-                self._say("the camera is back")
-            except KdxError:
-                self._pause = min(2 * self._pause, LONGEST_PAUSE)
-                self._again = time.monotonic() + self._pause
-
     def _answer(self, trigger: Trigger) -> None:
         """Take the frame of a trigger, or say why there is none."""
         left = self._seconds - (time.monotonic() - trigger.came)
         late = f"no frame came within {self._seconds:g} s"
-        problem = trigger.problem or ("" if left > 0 else late) or self._gone
+        gone = "" if self._held.gone is None else self._held.gone.message
+        problem = trigger.problem or ("" if left > 0 else late) or self._ended or gone
         if problem:
             self._fulfil(trigger, None, NotJudged.MISSED_TRIGGER, problem)
             return
@@ -103,30 +93,26 @@ class TriggeredGrabber(threading.Thread):
             return
         frame: Frame | None = None
         try:
-            assert self._camera is not None
-            frame = self._camera.take(left)
+            frame = self._held.camera.take(left)
         except VideoEndError:
-            self._gone, self._is_end_new = "the video has no more frames", True
+            self._ended, self._is_end_new = "the video has no more frames", True
             self._say("the video has ended: triggers are undecided from now on")
-            late = self._gone
+            late = self._ended
         except KdxError as error:
             self._lose(error)
             late = error.message
         if frame is None:
             self._fulfil(trigger, None, NotJudged.MISSED_TRIGGER, late)
             return
-        self._pause = FIRST_PAUSE
+        self._held.note_frame()
         reason = None if frame.problem is None else NotJudged.INCOMPLETE_FRAME
         trigger.info = msgspec.structs.replace(trigger.info, time=time_now())
         self._fulfil(trigger, frame.pixels, reason, frame.problem or "", frame.number)
 
     def _lose(self, error: KdxError) -> None:
         """Close a camera that does not answer any more."""
-        assert self._camera is not None
+        self._held.lose(error)
         self._spool.is_blind = True
-        self._camera.close()
-        self._camera, self._again = None, time.monotonic() + self._pause
-        self._gone = error.message
         self._say(f"{error.message}: triggers are undecided until it is back")
 
     def _fulfil(

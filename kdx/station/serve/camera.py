@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import time
 import traceback
 from collections.abc import Callable
@@ -12,7 +11,7 @@ from typing import NamedTuple
 from kdx.errors import KdxError
 from kdx.station.camera.address import CameraAddress
 from kdx.station.camera.frames import Camera, CameraGoneError, FrameError, FrameInfo, VideoEndError, encoded
-from kdx.station.camera.grabber import FIRST_PAUSE, LONGEST_PAUSE
+from kdx.station.camera.held import HeldCamera
 from kdx.station.record import NotJudged, time_now
 
 # The seconds from a request to its frame; one that comes later may show another part.
@@ -51,11 +50,9 @@ class TriggeredCamera:
 
     def __init__(self, address: CameraAddress, opening: Callable[[], Camera]) -> None:
         self.name = address.name
-        self._opening = opening
-        self._camera: Camera | None = opening()
-        self.size = self._camera.size
-        self._gone: KdxError | None = None
-        self._pause, self._again = FIRST_PAUSE, 0.0
+        camera = opening()
+        self.size = camera.size
+        self._held = HeldCamera(camera, opening)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="kdx serve camera")
 
     def take(self) -> Future[Shot]:
@@ -65,8 +62,7 @@ class TriggeredCamera:
     def close(self) -> None:
         """Answer the triggers that wait, and close the camera."""
         self._thread.shutdown()
-        if self._camera is not None:
-            self._camera.close()
+        self._held.close()
 
     def _take(self, came: float) -> Shot:
         late = FrameError(
@@ -77,49 +73,30 @@ class TriggeredCamera:
         if time.monotonic() >= give_up:
             return self._missed(late)
         try:
-            if self._camera is None:
-                self._open_again()  # which may take seconds
-            assert self._camera is not None
+            if self._held.is_due:
+                self._held.open_again()  # which may take seconds
+            if self._held.gone is not None:
+                return self._missed(self._held.gone)
             left = give_up - time.monotonic()
-            frame = self._camera.take(left) if left > 0 else None
+            frame = self._held.camera.take(left) if left > 0 else None
         except VideoEndError:
             return self._missed(FrameError("the video has no more frames", fix="start kdx serve again"))
         except KdxError as error:
-            self._lose(error)
+            self._held.lose(error)
             return self._missed(error)
         except Exception as error:  # of the camera's driver: the part has a record all the same
             traceback.print_exc()
             unexpected = CameraGoneError(f"unexpected {type(error).__name__}: {error}", fix="see the log of kdx serve")
-            self._lose(unexpected)
+            self._held.lose(unexpected)
             return self._missed(unexpected)
-        self._pause = FIRST_PAUSE
         if frame is None:
             return self._missed(late)
+        self._held.note_frame()
         if frame.problem is not None or frame.pixels is None:
             info = self._info(frame.number, NotJudged.INCOMPLETE_FRAME)
             return Shot(info, error=FrameError(f"the frame is not whole: {frame.problem}"))
         info = self._info(frame.number)
         return Shot(info, encoded(info, frame.pixels, compress=False))
-
-    def _open_again(self) -> None:
-        """Open a camera that is gone, unless that was tried a moment ago.
-
-        Raises:
-            KdxError: It is still gone.
-        """
-        if time.monotonic() < self._again:
-            assert self._gone is not None
-            raise self._gone
-        self._camera, self._gone = self._opening(), None
-
-    def _lose(self, error: KdxError) -> None:
-        if self._camera is not None:
-            with contextlib.suppress(Exception):  # of a driver that has just failed
-                self._camera.close()
-            self._camera = None
-        if self._gone is not error:
-            self._gone, self._again = error, time.monotonic() + self._pause
-            self._pause = min(2 * self._pause, LONGEST_PAUSE)
 
     def _missed(self, error: KdxError) -> Shot:
         return Shot(self._info(None, NotJudged.MISSED_TRIGGER), error=error)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from kdx.station.camera import grabber
+from kdx.station.camera import grabber, held
 from kdx.station.camera.frames import CameraGoneError, Frame, FrameInfo, info_of
 from kdx.station.camera.grabber import MOST_MISSING, Grabber
 from kdx.station.camera.spool import Spool
@@ -20,7 +20,7 @@ from tests.kdx.station.camera.clips import GOOD, ScriptedCamera
 
 @pytest.fixture(autouse=True)
 def no_pause(monkeypatch) -> None:
-    monkeypatch.setattr(grabber, "FIRST_PAUSE", 0.0)
+    monkeypatch.setattr(held, "FIRST_PAUSE", 0.0)
     monkeypatch.setattr(grabber, "_AGAIN_SECONDS", 0.0)
 
 
@@ -108,7 +108,7 @@ def test_a_camera_that_is_gone_is_opened_again_and_counts_from_the_beginning(tmp
 
 
 def test_pauses_grow_until_a_camera_is_back(tmp_path, monkeypatch):
-    monkeypatch.setattr(grabber, "FIRST_PAUSE", 0.5)
+    monkeypatch.setattr(held, "FIRST_PAUSE", 0.5)
     line = Line(tmp_path, [CameraGoneError("out")], [0, CameraGoneError("out")], [1])
     cameras, refusals = iter(line.cameras[1:]), iter([True, True, True, True, True, True, True, False, True, False])
     pauses: list[float] = []
@@ -119,7 +119,7 @@ def test_pauses_grow_until_a_camera_is_back(tmp_path, monkeypatch):
             raise CameraGoneError("refused")
         return next(cameras)
 
-    monkeypatch.setattr(line.grabber, "_reopen", reopen)
+    monkeypatch.setattr(line.grabber._held, "_opening", reopen)
     monkeypatch.setattr(line.spool.is_over, "wait", pauses.append)
     line.run()
     assert pauses == [0.5, 1, 2, 4, 8, 16, 30, 30, 0.5, 1]

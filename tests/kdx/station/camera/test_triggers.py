@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from kdx.station.camera import triggered
+from kdx.station.camera import held, triggered
 from kdx.station.camera.frames import CameraGoneError, Frame, FrameInfo, info_of
 from kdx.station.camera.spool import Spool
 from kdx.station.camera.triggered import TriggeredGrabber
@@ -102,10 +102,10 @@ def test_a_trigger_that_waited_too_long_gets_no_frame(tmp_path, monkeypatch):
 
 
 def test_triggers_are_undecided_while_the_camera_is_gone(tmp_path, monkeypatch):
-    monkeypatch.setattr(triggered, "FIRST_PAUSE", 0.0)
+    monkeypatch.setattr(held, "FIRST_PAUSE", 0.0)
     gone = CameraGoneError("the cable is out")
     line = Line(tmp_path, [gone], [5])
-    line.grabber._pause = 1e9
+    line.grabber._held._next_pause = 1e9
     answer = line.grabber._answer
     count = 0
 
@@ -114,7 +114,7 @@ def test_triggers_are_undecided_while_the_camera_is_gone(tmp_path, monkeypatch):
         answer(trigger)
         count += 1
         if count == 3:
-            line.grabber._again = 0.0
+            line.grabber._held._again = 0.0
 
     monkeypatch.setattr(line.grabber, "_answer", back_after_the_third)
     assert line.run(4) == [
@@ -126,7 +126,7 @@ def test_triggers_are_undecided_while_the_camera_is_gone(tmp_path, monkeypatch):
 
 def test_a_station_whose_camera_is_gone_is_blind_until_it_is_back(tmp_path, monkeypatch):
     """A PLC reads it as a fault."""
-    monkeypatch.setattr(triggered, "FIRST_PAUSE", 0.0)
+    monkeypatch.setattr(held, "FIRST_PAUSE", 0.0)
     line = Line(tmp_path, [CameraGoneError("the cable is out")], [5])
     seen: list[bool] = []
     fulfil = line.grabber._fulfil

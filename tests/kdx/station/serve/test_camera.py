@@ -20,6 +20,7 @@ pytest.importorskip("starlette", reason="the extra serve is not installed")
 pytest.importorskip("uvicorn", reason="the extra serve is not installed")
 pytest.importorskip("av", reason="the extra camera is not installed")
 
+from kdx.station.camera import held
 from kdx.station.camera.address import CameraAddress
 from kdx.station.serve import camera as module
 from kdx.station.serve.camera import TriggeredCamera
@@ -153,14 +154,14 @@ def reasons(camera: TriggeredCamera, count: int) -> list[str | None]:
 
 def test_a_camera_that_is_gone_is_opened_again_after_a_pause_and_no_trigger_waits_for_it(monkeypatch):
     opening = Opening([0, CameraGoneError("out")], CameraGoneError("still out"), [7])
-    monkeypatch.setattr(module, "FIRST_PAUSE", 1e9)
+    monkeypatch.setattr(held, "FIRST_PAUSE", 1e9)
     camera = TriggeredCamera(ADDRESS, opening)
     assert reasons(camera, 4) == [None, "missed_trigger", "missed_trigger", "missed_trigger"]
     assert opening.count == 1
-    camera._again = 0.0  # the pause is over
+    camera._held._again = 0.0  # the pause is over
     assert reasons(camera, 2) == ["missed_trigger"] * 2
     assert opening.count == 2
-    camera._again = 0.0
+    camera._held._again = 0.0
     assert reasons(camera, 1) == [None]
     camera.close()
 
