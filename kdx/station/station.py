@@ -306,7 +306,8 @@ class Station:
                 self._clock.save()
 
     def _status(self) -> Status:
-        if self.arrivals.is_blind:
+        # A call that ends with the video has done all that was asked for.
+        if self.arrivals.is_blind and not (self._options.once and self.arrivals.is_idle):
             return Status.FAULT
         is_old = any(loaded.is_refused for _, loaded in self._bundles)
         return Status.OLD_BUNDLE if is_old else Status.RUNNING

@@ -76,6 +76,14 @@ class Camera(Protocol):
         """
         ...
 
+    def look(self) -> None:
+        """See whether the camera still answers while no frame is asked for.
+
+        Raises:
+            CameraGoneError: It does not.
+        """
+        ...
+
     def close(self) -> None:
         """Let another program have the camera."""
         ...

@@ -140,13 +140,25 @@ class GenicamCamera:
                     buffer.parent.queue_buffer(buffer)
             if self._incomplete.take():
                 return Frame(self._counter.number(None), None, "its buffer is incomplete")
-            if time.monotonic() > self._next_look:
-                self._next_look = time.monotonic() + _LOOK_SECONDS
-                with contextlib.suppress(*_ANSWERS):
-                    self._acquirer.remote_device.port.read(0, 4)
         except gentl.GenericException as error:
             raise CameraGoneError(f"the camera '{self._address.text}' is gone: {_reason(error)}") from error
+        self.look()
         return None
+
+    def look(self) -> None:
+        """Read a register where nothing came from the camera for a while.
+
+        Raises:
+            CameraGoneError: The camera does not answer any more.
+        """
+        if time.monotonic() <= self._next_look:
+            return
+        self._next_look = time.monotonic() + _LOOK_SECONDS
+        try:
+            with contextlib.suppress(*_ANSWERS):
+                self._acquirer.remote_device.port.read(0, 4)
+        except gentl.GenericException as error:
+            raise CameraGoneError(f"the camera '{self._address.text}' is gone: {_reason(error)}") from error
 
     def _discard(self) -> None:
         """Throw away frames without a trigger: later parts would get those of the part before."""

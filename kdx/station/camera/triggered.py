@@ -70,6 +70,8 @@ class TriggeredGrabber(threading.Thread):
                 elif self._is_end_new:  # after the triggers that waited; later ones have records too
                     self._is_end_new = False
                     self._spool.end()
+                else:
+                    self._look()
         except Exception as error:  # the station's own thread raises it
             failure = error
         try:
@@ -96,6 +98,7 @@ class TriggeredGrabber(threading.Thread):
             frame = self._held.camera.take(left)
         except VideoEndError:
             self._ended, self._is_end_new = "the video has no more frames", True
+            self._spool.is_blind = True
             self._say("the video has ended: triggers are undecided from now on")
             late = self._ended
         except KdxError as error:
@@ -108,6 +111,14 @@ class TriggeredGrabber(threading.Thread):
         reason = None if frame.problem is None else NotJudged.INCOMPLETE_FRAME
         trigger.info = msgspec.structs.replace(trigger.info, time=time_now())
         self._fulfil(trigger, frame.pixels, reason, frame.problem or "", frame.number)
+
+    def _look(self) -> None:
+        """Notice between two triggers that the camera is gone: the next part would be undecided."""
+        if self._held.gone is None:
+            try:
+                self._held.camera.look()
+            except KdxError as error:
+                self._lose(error)
 
     def _lose(self, error: KdxError) -> None:
         """Close a camera that does not answer any more."""

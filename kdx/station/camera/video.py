@@ -77,6 +77,9 @@ class VideoCamera:
         """Return the next frame."""
         return self.grab()
 
+    def look(self) -> None:
+        """Do nothing: reading says whether the device or the stream is still there."""
+
     def close(self) -> None:
         """Close the device or the connection."""
         self._container.close()

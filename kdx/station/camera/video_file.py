@@ -53,6 +53,9 @@ class VideoFile:
         """Return the next frame, which stands for that of a camera that is triggered."""
         return self.grab()
 
+    def look(self) -> None:
+        """Do nothing: a file is there until its end."""
+
     def close(self) -> None:
         """Close the file."""
         self._images.close()

@@ -130,7 +130,7 @@ class Service:
         return _json({"status": "alive"})
 
     async def ready(self, request: Request) -> Response:
-        """Say whether the latest call of every bundle's detector worked."""
+        """Say whether the latest call of every detector worked, and the camera is there."""
         failing = [judge for judge in self._judges.values() if not judge.is_working]
         for judge in failing:
             judge.try_again()
@@ -138,6 +138,10 @@ class Service:
             names = ", ".join(judge.name for judge in failing)
             error = BackendError(f"the latest call failed: {names}", fix="see the log of kdx serve; kdx verify BUNDLE")
             raise RefusedError(HTTPStatus.SERVICE_UNAVAILABLE, error)
+        if self._camera is not None:
+            self._camera.ping()
+            if (problem := self._camera.problem) is not None:
+                raise RefusedError(HTTPStatus.SERVICE_UNAVAILABLE, problem)
         return _json({"status": "ready"})
 
     async def metrics(self, request: Request) -> Response:

@@ -1,7 +1,7 @@
 """Verdicts of a server to a PLC: kept on the disk before they are answered, until the PLC has them.
 
-The heartbeat comes from the server's own loop and through the thread of every judge, so that it
-stands still when one of them does.
+The heartbeat comes from the server's own loop and through the threads of every judge and of the
+camera, so that it stands still when one of them does.
 """
 
 from __future__ import annotations
@@ -25,16 +25,11 @@ _PULSE_SECONDS = 0.25
 
 
 class AtWork(Protocol):
-    """Judges images in a thread of its own."""
-
-    @property
-    def name(self) -> str:
-        """The name of its bundle."""
-        ...
+    """Judges images, or takes frames, in a thread of its own."""
 
     @property
     def is_working(self) -> bool:
-        """Whether its latest call worked."""
+        """Whether its latest call worked, or the camera is there."""
         ...
 
     @property
@@ -52,27 +47,27 @@ class AtWork(Protocol):
 
 
 class Progress:
-    """Looks whether all judges make progress.
+    """Looks whether all judges and the camera make progress.
 
     Args:
-        judges: The judges.
+        all_at_work: The judges and the camera.
     """
 
-    def __init__(self, judges: Iterable[AtWork]) -> None:
-        self._judges = list(judges)
-        self._seen = {judge.name: judge.progress for judge in self._judges}
+    def __init__(self, all_at_work: Iterable[AtWork]) -> None:
+        self._all = list(all_at_work)
+        self._seen = [each.progress for each in self._all]
 
     def look(self) -> Status | None:
-        """Return the status; None as long as a judge has made no progress since the last status."""
-        for judge in self._judges:
-            judge.ping()
-        failing = [judge for judge in self._judges if not judge.is_working]
-        for judge in failing:
-            judge.try_again()
+        """Return the status; None as long as one of them made no progress since the last status."""
+        for each in self._all:
+            each.ping()
+        failing = [each for each in self._all if not each.is_working]
+        for each in failing:
+            each.try_again()
         if failing:
             return Status.FAULT
-        now = {judge.name: judge.progress for judge in self._judges}
-        if any(now[name] == before for name, before in self._seen.items()):
+        now = [each.progress for each in self._all]
+        if any(after == before for after, before in zip(now, self._seen, strict=True)):
             return None
         self._seen = now
         return Status.RUNNING
@@ -119,9 +114,9 @@ class PlcPost:
         """
         self._do(lambda: self._ledger.set_fact("check", 1))
 
-    async def pulse(self, judges: Iterable[AtWork]) -> None:
-        """Tell the link of the progress of judges, until the task is cancelled."""
-        progress = Progress(judges)
+    async def pulse(self, all_at_work: Iterable[AtWork]) -> None:
+        """Tell the link of the progress of judges and camera, until the task is cancelled."""
+        progress = Progress(all_at_work)
         while True:
             status = progress.look()
             if status is not None:

@@ -66,11 +66,12 @@ class Server(uvicorn.Server):
         url: str,
         judges: Mapping[str, Judge],
         page: LivePage,
+        camera: TriggeredCamera | None = None,
         plc: PlcPost | None = None,
     ) -> None:
         super().__init__(config)
         self._listening, self._page, self.url, self.judges = listening, page, url, judges
-        self._plc = plc
+        self._camera, self._plc = camera, plc
         self._pulse: asyncio.Task[None] | None = None
 
     def run(self, sockets: list[socket.socket] | None = None) -> None:
@@ -91,7 +92,8 @@ class Server(uvicorn.Server):
         """Begin to answer, and to tell the PLC that requests are answered."""
         await super().startup(sockets)
         if self._plc is not None:
-            self._pulse = asyncio.create_task(self._plc.pulse(self.judges.values()))
+            cameras = () if self._camera is None else (self._camera,)
+            self._pulse = asyncio.create_task(self._plc.pulse([*self.judges.values(), *cameras]))
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """End the streams of the page, which would never end, and answer what was accepted."""
@@ -162,7 +164,7 @@ def server_of(
             config.load()
         host = f"[{options.host}]" if ":" in options.host else options.host
         url = f"{options.scheme}://{host}:{listening.getsockname()[1]}"
-        yield Server(config, listening, url, judges, page, plc)
+        yield Server(config, listening, url, judges, page, camera, plc)
 
 
 def _camera(

@@ -74,6 +74,7 @@ class ScriptedCamera:
         self, script: Sequence[int | Frame | Exception | None], turn: threading.Semaphore | None = None
     ) -> None:
         self._script, self._turn, self.is_open = iter(script), turn, True
+        self.unplugged: Exception | None = None
 
     def grab(self) -> Frame | None:
         """Do the next step."""
@@ -89,6 +90,11 @@ class ScriptedCamera:
         """Do the next step."""
         assert seconds > 0
         return self.grab()
+
+    def look(self) -> None:
+        """Say that it is gone if it was unplugged."""
+        if self.unplugged is not None:
+            raise self.unplugged
 
     def close(self) -> None:
         """Do nothing more."""

@@ -77,6 +77,7 @@ def test_each_trigger_has_its_frame_until_the_video_ends(tmp_path):
     missed = [(f"part {number}", None, "missed_trigger") for number in (2, 3)]
     assert line.run(4) == [("part 0", 7, None), ("part 1", 8, None), *missed]
     assert line.spool.is_idle
+    assert line.spool.is_blind  # no trigger will have a frame: a PLC reads it as a fault
 
 
 def test_a_frame_that_does_not_come_is_missed_and_the_next_trigger_has_its_own(tmp_path):
@@ -138,6 +139,22 @@ def test_a_station_whose_camera_is_gone_is_blind_until_it_is_back(tmp_path, monk
     monkeypatch.setattr(line.grabber, "_fulfil", seeing)
     assert line.run(2) == [("part 0", None, "missed_trigger"), ("part 1", 5, None)]
     assert seen == [True, False]
+
+
+def test_a_camera_that_is_unplugged_between_two_triggers_is_gone_at_once(tmp_path, monkeypatch):
+    line = Line(tmp_path, [0])
+    monkeypatch.setattr(line.grabber._held.camera, "unplugged", CameraGoneError("the cable is out"))
+    monkeypatch.setattr(line.triggers, "next", lambda _: None)
+    lose = line.grabber._lose
+
+    def losing(error: Any) -> None:
+        lose(error)
+        line.spool.is_over.set()
+
+    monkeypatch.setattr(line.grabber, "_lose", losing)
+    line.grabber.run()
+    assert line.spool.is_blind
+    assert line.said == ["the cable is out: triggers are undecided until it is back"]
 
 
 def test_a_trigger_after_the_end_of_a_video_is_missed_too(tmp_path):

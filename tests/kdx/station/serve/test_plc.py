@@ -13,12 +13,14 @@ from typing import Any
 import pytest
 
 from kdx.errors import KdxError
-from kdx.station.camera.frames import FrameInfo
+from kdx.station.camera import held as holding
+from kdx.station.camera.frames import CameraGoneError, FrameInfo
 from kdx.station.ledger import Ledger
 from kdx.station.plc.address import parse_plc
 from kdx.station.plc.link import plc_at
 from kdx.station.record import NotJudged, time_now
 from kdx.station.status import Status
+from tests.kdx.station.camera.clips import ScriptedCamera
 from tests.kdx.station.plc.modbus_server import Plc, Server
 from tests.schema1 import FIXTURES, old_bundle
 from tests.serving import PNG, Client, Held, served, wait_until
@@ -39,8 +41,8 @@ def at(plc: Plc) -> Iterator[str]:
 
 
 @contextlib.contextmanager
-def serving(bundle: Path, folder: Path, at: str) -> Iterator[Any]:
-    with served(bundle, data=folder / "station", plc=plc_at(parse_plc(at))) as server:
+def serving(bundle: Path, folder: Path, at: str, **given: Any) -> Iterator[Any]:
+    with served(bundle, data=folder / "station", plc=plc_at(parse_plc(at)), **given) as server:
         yield server
 
 
@@ -173,3 +175,83 @@ def test_the_heartbeat_needs_progress_of_every_judge(bundle, tmp_path, at, plc, 
         judge.is_working = False
         assert progress.look() is Status.FAULT
         wait_until(lambda: progress.look() is Status.RUNNING)  # it was tried again
+
+
+class Cameras:
+    """Opens cameras that can be unplugged.
+
+    Args:
+        monkeypatch: Lets the server open them.
+        folder: Where a file stands for the video that the user names.
+    """
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, folder: Path, frames: int) -> None:
+        monkeypatch.setattr(holding, "FIRST_PAUSE", 0.0)
+        monkeypatch.setattr("kdx.station.serve.server.open_camera", self._open)
+        self.name = str(folder / "clip.mkv")
+        (folder / "clip.mkv").touch()
+        self._frames, self._is_out = frames, False
+        self._opened: list[ScriptedCamera] = []
+
+    def _open(self, *_: Any, **__: Any) -> ScriptedCamera:
+        if self._is_out:
+            raise CameraGoneError("it cannot be found")
+        self._opened.append(ScriptedCamera(range(self._frames)))
+        return self._opened[-1]
+
+    def unplug(self) -> None:
+        self._is_out, self._opened[-1].unplugged = True, CameraGoneError("the cable is out")
+
+    def plug_in(self) -> None:
+        self._is_out = False
+
+
+def test_a_camera_that_is_gone_is_a_fault_until_it_is_back_although_nothing_triggers_it(
+    bundle, tmp_path, at, plc, monkeypatch
+):
+    """The fault has stopped the line: no trigger would come to open the camera."""
+    cameras = Cameras(monkeypatch, tmp_path, 9)
+    with serving(bundle, tmp_path, at, camera=cameras.name) as server:
+        plc.wait_for(lambda: bool(plc.beats) and plc.beats[-1][1] == Status.RUNNING)
+        assert Client(server.url).get("/ready").status == 200
+        cameras.unplug()
+        plc.wait_for(lambda: plc.beats[-1][1] == Status.FAULT)
+        wait_until(lambda: Client(server.url).get("/ready").json.get("detail") == "it cannot be found")
+        assert Client(server.url).get("/ready").status == 503
+        missed = Client(server.url).post("/v1/trigger?part_id=A", None, {})
+        assert (missed.status, missed.json["record"]["reason"]) == (502, "missed_trigger")
+        cameras.plug_in()
+        plc.wait_for(lambda: plc.beats[-1][1] == Status.RUNNING)
+        assert Client(server.url).post("/v1/trigger?part_id=B", None, {}).json["verdict"] == "good"
+        plc.wait_for(lambda: len(plc.taken) == 2)
+    assert [(one.decision, one.part_id) for one in plc.taken] == [(4, "A"), (1, "B")]
+
+
+def test_the_end_of_a_video_that_stands_for_a_camera_is_a_fault(bundle, tmp_path, at, plc, monkeypatch):
+    cameras = Cameras(monkeypatch, tmp_path, 1)
+    with serving(bundle, tmp_path, at, camera=cameras.name) as server:
+        assert Client(server.url).post("/v1/trigger", None, {}).status == 200
+        plc.wait_for(lambda: bool(plc.beats) and plc.beats[-1][1] == Status.RUNNING)
+        assert Client(server.url).post("/v1/trigger", None, {}).status == 502
+        plc.wait_for(lambda: plc.beats[-1][1] == Status.FAULT)
+        answer = Client(server.url).get("/ready")
+        assert (answer.status, answer.json["detail"]) == (503, "the video has no more frames")
+
+
+def test_the_heartbeat_stands_still_while_the_camera_hangs(tmp_path):
+    from kdx.station.camera.address import CameraAddress
+    from kdx.station.serve.camera import TriggeredCamera
+    from kdx.station.serve.plc import Progress
+
+    turn = threading.Semaphore(0)
+    address = CameraAddress("clip.mkv", "video", "clip.mkv", "top")
+    camera = TriggeredCamera(address, lambda: ScriptedCamera([0], turn))
+    progress = Progress([camera])
+    wait_until(lambda: progress.look() is Status.RUNNING)
+    shot = camera.take()
+    wait_until(lambda: progress.look() is None)
+    assert [progress.look() for _ in range(5)] == [None] * 5
+    turn.release()
+    assert shot.result().info.frame == 0
+    wait_until(lambda: progress.look() is Status.RUNNING)
+    camera.close()
