@@ -14,7 +14,7 @@ from kdx.imaging.value_range import warn_if_narrow
 from kdx.runtime.banded import is_read_in_bands
 from kdx.runtime.heat_map import heat_map
 from kdx.station.bundles import Bundles
-from kdx.station.camera.frames import NO_IMAGE, FrameError, info_of
+from kdx.station.camera.frames import NO_IMAGE, FrameError, FrameInfo, infos_of
 from kdx.station.in_hand import MOST_TRIES, InHand
 from kdx.station.ledger import Identity
 from kdx.station.names import NamePattern, PartName
@@ -36,10 +36,12 @@ class JudgedImage:
     Attributes:
         record: The record.
         heat_map: The picture as PNG, or None.
+        more: The records of the other frames in a file of several frames without images.
     """
 
     record: VerdictRecord
     heat_map: bytes | None = None
+    more: tuple[VerdictRecord, ...] = ()
 
 
 class Judge:
@@ -74,10 +76,12 @@ class Judge:
             OSError: The folder is gone, for example because a network drive was disconnected.
         """
         path = self._folder / name
-        info = info_of(path) if self._are_frames else None
-        part = self._pattern.read(name)
-        if info is not None and (info.part_id or info.product):
-            part = PartName(info.part_id, info.product)
+        infos = infos_of(path) if self._are_frames else []
+        if infos and path.suffix == NO_IMAGE:
+            first, *others = (self._without_image(name, info) for info in infos)
+            return JudgedImage(first, more=tuple(others))
+        info = infos[0] if infos else None
+        part = self._part(name, info)
         loaded = self._bundles.of(part.product)
         by = None if loaded is None else loaded.by
         shown = Shown(image=name, image_sha256=None, part_id=part.part, product=part.product, view=part.view)
@@ -86,9 +90,6 @@ class Judge:
             if info is not None:
                 reason = info.reason
                 shown = msgspec.structs.replace(shown, camera=info.camera, frame=info.frame, frame_time=info.time)
-                if path.suffix == NO_IMAGE:
-                    shown = msgspec.structs.replace(shown, image=None)
-                    raise FrameError(info.problem)
             is_banded = loaded is not None and is_read_in_bands(loaded.detector, path)
             content, sha256 = _read(path, identity, whole=not is_banded)
             shown = msgspec.structs.replace(shown, image_sha256=sha256)
@@ -119,6 +120,28 @@ class Judge:
         except Exception as error:  # it concerns this image alone, and must not stop the line
             problem, reason = KdxError(f"unexpected {type(error).__name__}: {error}"), NotJudged.UNEXPECTED_ERROR
         return JudgedImage(not_judged(shown, problem, by, reason))
+
+    def _without_image(self, name: str, info: FrameInfo) -> VerdictRecord:
+        """Return the record of a frame of which there is no image."""
+        part = self._part(f"{info.stem}{NO_IMAGE}" if info.stem else name, info)
+        loaded = self._bundles.of(part.product)
+        shown = Shown(
+            image=None,
+            image_sha256=None,
+            part_id=part.part,
+            product=part.product,
+            view=part.view,
+            camera=info.camera,
+            frame=info.frame,
+            frame_time=info.time,
+        )
+        return not_judged(shown, FrameError(info.problem), None if loaded is None else loaded.by, info.reason)
+
+    def _part(self, name: str, info: FrameInfo | None) -> PartName:
+        """Return the part that a frame shows: the one that its trigger named, or its name."""
+        if info is not None and (info.part_id or info.product):
+            return PartName(info.part_id, info.product)
+        return self._pattern.read(name)
 
     def _verdict(self, detector: Detector, path: Path, content: bytes) -> tuple[Verdict, bytes | None]:
         """Return the verdict on the content of a file, and the heat map if one is drawn."""

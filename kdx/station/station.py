@@ -201,15 +201,17 @@ class Station:
         with self._ledger.transaction():
             self._clock.save()
             self._ledger.add_file(file, self._clock.now())
-            if record.frame is not None:
-                self._ledger.set_fact("frame", record.frame)  # after which a video is continued
-            self._add_line(record)
+            for each in (record, *judged.more):
+                if each.frame is not None:
+                    self._ledger.set_fact("frame", each.frame)  # after which a video is continued
+                self._add_line(each)
             if is_view:
                 parts = self._parts.add(record, self._clock.at(self.arrivals.arrived(name)))
                 for part in parts:
                     self._add_part(part)
             else:
-                self._send(record)
+                for each in (record, *judged.more):
+                    self._send(each)
         # From here on, it has its record, whatever happens.
         self._unfinished += 1
         self._known[name] = identity
@@ -218,7 +220,7 @@ class Station:
         if is_view and record.part_id is not None:
             self._parts.note(record.part_id)
         self._notify()
-        return [record, *parts]
+        return [record, *judged.more, *parts]
 
     def _finish(self) -> None:
         """Write the lines and move the files that the ledger intends."""

@@ -17,7 +17,7 @@ from kdx.errors import KdxError
 from kdx.station.record import NotJudged
 from kdx.storage.json_records import UNREADABLE
 
-# The suffix of files that stand for a frame of which there is no image.
+# The suffix of files that stand for frames of which there is no image: a line of JSON for each.
 NO_IMAGE = ".lost"
 _KEY = "kdx"
 
@@ -104,6 +104,7 @@ class FrameInfo(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         problem: The same in words.
         part_id: The part that it shows, where a trigger named it.
         product: The product, where a trigger named it.
+        stem: Of a frame without an image, the name that its file would have, without a suffix.
     """
 
     camera: str
@@ -113,6 +114,7 @@ class FrameInfo(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     problem: str = ""
     part_id: str | None = None
     product: str | None = None
+    stem: str = ""
 
 
 def encoded(info: FrameInfo, pixels: NDArray[Any], *, compress: bool) -> bytes:
@@ -132,12 +134,19 @@ def encoded(info: FrameInfo, pixels: NDArray[Any], *, compress: bool) -> bytes:
     return buffer.getvalue()
 
 
-def info_of(path: Path) -> FrameInfo | None:
-    """Return what a file says of its frame; None for a file that is gone, or holds no such text."""
+def infos_of(path: Path) -> list[FrameInfo]:
+    """Return what a file says of its frames: one of an image, and any number without images.
+
+    The list is empty for a file that is gone, or says nothing.
+    """
+    found: list[FrameInfo] = []
     try:
         if path.suffix == NO_IMAGE:
-            return msgspec.json.decode(path.read_bytes(), type=FrameInfo)
-        with path.open("rb") as file, Image.open(file) as image:
-            return msgspec.json.decode(image.info[_KEY], type=FrameInfo)
-    except (KeyError, OSError, *UNREADABLE):  # not an image: its verdict says so
-        return None
+            for line in path.read_bytes().splitlines():
+                found.append(msgspec.json.decode(line, type=FrameInfo))
+        else:
+            with path.open("rb") as file, Image.open(file) as image:
+                found.append(msgspec.json.decode(image.info[_KEY], type=FrameInfo))
+    except (KeyError, OSError, *UNREADABLE):  # the last line of a process that was killed; or not an image
+        pass
+    return found

@@ -158,11 +158,8 @@ class Grabber(threading.Thread):
             self._owe(each, None, NotJudged.LOST_FRAME, "the camera counted it, and it did not arrive")
 
     def _owe(self, number: int | None, pixels: NDArray[Any] | None, reason: NotJudged | None, problem: str) -> None:
-        time = time_now()
-        info = FrameInfo(camera=self._named, frame=number, time=time, reason=reason, problem=problem)
-        # A video's frames always have the same names: where a call continues is seen by them.
-        stamp = f"-{time[:23].replace('-', '').replace(':', '')}Z" if self._is_live else ""
-        self._owed.append(_Owed(f"{self._named}{stamp}-{'none' if number is None else f'{number:08d}'}", info, pixels))
+        info = FrameInfo(camera=self._named, frame=number, time=time_now(), reason=reason, problem=problem)
+        self._owed.append(_Owed(stem_of(info, is_live=self._is_live), info, pixels))
 
     def _settle(self) -> None:
         """Put what is owed into the spool, as far as the disk takes it."""
@@ -198,3 +195,12 @@ class Grabber(threading.Thread):
             problem = f"the disk was full for so long that this record stands for {count:,} frames"
             info = msgspec.structs.replace(before.info, frame=None, reason=NotJudged.NO_ROOM, problem=problem)
             self._owed.append(before._replace(info=info, frames=count))
+
+
+def stem_of(info: FrameInfo, *, is_live: bool) -> str:
+    """Return the name of a frame's file without a suffix, which sorts after those before it.
+
+    A video's frames always have the same names: where a call continues is seen by them.
+    """
+    stamp = f"-{info.time[:23].replace('-', '').replace(':', '')}Z" if is_live else ""
+    return f"{info.camera}{stamp}-{'none' if info.frame is None else f'{info.frame:08d}'}"

@@ -6,14 +6,15 @@ import warnings
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack, closing
 from pathlib import Path
+from typing import Protocol
 
 from kdx.errors import OptionError
 from kdx.imaging.images import InputSpec
 from kdx.runtime.backend import ClosesOnExit
 from kdx.station.bundles import Bundles
 from kdx.station.camera.address import CameraAddress
-from kdx.station.camera.frames import Camera, FrameInfo, info_of
-from kdx.station.camera.grabber import Grabber
+from kdx.station.camera.frames import Camera, FrameInfo, infos_of
+from kdx.station.camera.grabber import Grabber, stem_of
 from kdx.station.camera.spool import Spool
 from kdx.station.camera.triggered import TriggeredGrabber
 from kdx.station.camera.triggers import Triggers
@@ -26,7 +27,15 @@ from kdx.storage.files import is_disk_full
 _SECONDS_TO_END = 2.0
 
 
-def _warn(problem: str) -> None:
+class Lose(Protocol):
+    """Is given which frames are missing, and the number of the first of them where it is known."""
+
+    def __call__(self, problem: str, number: int | None = None, /) -> None:
+        """Take notice."""
+        ...
+
+
+def _warn(problem: str, number: int | None = None) -> None:
     warnings.warn(problem, stacklevel=3)
 
 
@@ -104,25 +113,29 @@ class Grabbing(ClosesOnExit):
         self._held.close()
         self._grabber.end(_SECONDS_TO_END)
 
-    def _lose(self, problem: str) -> None:
+    def _lose(self, problem: str, number: int | None = None) -> None:
         """Say that frames are missing, and put in one record that stands for all of them.
 
         It is called in the thread that takes frames.
+
+        Args:
+            problem: Which frames are missing.
+            number: The number of the first of them, where it is known: it is not recorded again.
         """
         self._say(f"{self._name}: {problem}")
         time = time_now()
-        info = FrameInfo(camera=self._name, frame=None, time=time, reason=NotJudged.LOST_FRAME, problem=problem)
+        info = FrameInfo(camera=self._name, frame=number, time=time, reason=NotJudged.LOST_FRAME, problem=problem)
         try:
-            self.spool.put(f"{self._name}-{time[:23].replace('-', '').replace(':', '')}Z-none", info, None)
+            self.spool.put(stem_of(info, is_live=number is None), info, None)
         except OSError as error:
             if not is_disk_full(error):
                 raise
             self._say("that has no record: the disk is full")
 
     def _number(self, name: str) -> int:
-        """Return the number of a frame that an earlier process left."""
-        info = info_of(self._folder / name)
-        return -1 if info is None or info.frame is None else info.frame
+        """Return the largest number of the frames in a file that an earlier process left."""
+        numbers = [info.frame for info in infos_of(self._folder / name)]
+        return max((number for number in numbers if number is not None), default=-1)
 
 
 def open_camera(
@@ -131,7 +144,7 @@ def open_camera(
     *,
     is_triggered: bool = False,
     say: Callable[[str], None] = _warn,
-    lose: Callable[[str], None] = _warn,
+    lose: Lose = _warn,
 ) -> Camera:
     """Open a camera.
 
@@ -140,7 +153,7 @@ def open_camera(
         first: The number of the first frame, for a video.
         is_triggered: Whether frames are taken one by one.
         say: Is given what users should know.
-        lose: Is given which frames are missing that have no number.
+        lose: Is given which frames are missing.
 
     Raises:
         DataError: It cannot be opened.

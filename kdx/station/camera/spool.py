@@ -1,7 +1,8 @@
-"""Frames that wait for their verdict: each is a file of its own, so that a kill loses none.
+"""Frames that wait for their verdict: each image is a file of its own, so that a kill loses none.
 
-A frame is written under a hidden name and renamed, and removed or moved after its verdict was
-recorded. A frame of which there is no image (lost, or late) is a file too, for its record.
+A file is written under a hidden name and renamed, and removed or moved after its verdict was
+recorded. Frames of which there is no image (lost, or late) are lines of a file, for their records:
+those in a row share a file, and are recorded in one transaction, however many they are.
 """
 
 from __future__ import annotations
@@ -11,19 +12,32 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import msgspec
 from numpy.typing import NDArray
 
-from kdx.station.camera.frames import NO_IMAGE, FrameInfo, encoded
+from kdx.station.camera.frames import NO_IMAGE, FrameInfo, encoded, infos_of
 from kdx.station.ledger import Identity
 from kdx.station.record import NotJudged, time_now
 from kdx.storage.files import write_atomic
 
 FOLDER = "camera"
 _IMAGE = ".png"
+# So many frames without an image share a file, which is read and recorded at once.
+MOST_IN_FILE = 1000
+
+
+@dataclass
+class _Waiting:
+    """A file that waits, the frames that it stands for, and whether more are added to it."""
+
+    name: str
+    since: float
+    frames: int = 1
+    is_open: bool = False
 
 
 class Spool:
@@ -51,8 +65,8 @@ class Spool:
 
     def __init__(self, folder: Path, camera: str, room: int, *, keep: bool) -> None:
         self._folder, self._camera, self._room, self._keep = folder, camera, room, keep
-        self._names: deque[tuple[str, float]] = deque()
-        self._images = 0
+        self._files: deque[_Waiting] = deque()
+        self._images = self._frames = 0
         self._news = threading.Condition()
         self._is_woken = False
         self.is_over = threading.Event()
@@ -72,7 +86,7 @@ class Spool:
                 found.remove(name)
         names = [name for name in found if not is_known(name, Identity.of((self._folder / name).stat()))]
         for name in names:
-            self._add(name)
+            self._add(name, max(len(infos_of(self._folder / name)), 1) if name.endswith(NO_IMAGE) else 1)
         return names
 
     def __enter__(self) -> Spool:
@@ -84,12 +98,12 @@ class Spool:
     @property
     def waiting(self) -> int:
         """How many frames wait for their verdict."""
-        return len(self._names)
+        return self._frames
 
     @property
     def is_idle(self) -> bool:
         """Whether no frame waits, and no more will come."""
-        return self._is_closed and not self._names
+        return self._is_closed and not self._files
 
     def wake(self) -> None:
         """End a wait of :meth:`next`, from another thread or a signal's handler."""
@@ -98,7 +112,7 @@ class Spool:
             self._news.notify_all()
 
     def next(self, patience: float) -> tuple[str, Identity] | None:
-        """Return the first frame that waits, or None if there is none for a while.
+        """Return the first file that waits, or None if there is none for a while.
 
         Args:
             patience: How many seconds to wait at most.
@@ -108,26 +122,26 @@ class Spool:
         """
         with self._news:
             self._news.wait_for(self._has_news, patience)
-            if self._failure is not None and not self._names:
+            if self._failure is not None and not self._files:
                 raise self._failure
             # The end interrupts one wait: after it, the station may wait for triggers or a signal.
             self._is_end_known = self._is_closed
-            if not self._names or self._is_woken:
+            if not self._files or self._is_woken:
                 return None
-            name, since = self._names[0]
+            first = self._files[0]
+            first.is_open = False
             try:
-                return name, Identity.of((self._folder / name).stat())
+                return first.name, Identity.of((self._folder / first.name).stat())
             except FileNotFoundError:
-                stand_in = self._stand_in(name)
-                self._names[0] = (stand_in, since)
-                self._images -= name.endswith(_IMAGE)
-                return stand_in, Identity.of((self._folder / stand_in).stat())
+                self._images -= first.name.endswith(_IMAGE)
+                first.name = self._stand_in(first)
+                return first.name, Identity.of((self._folder / first.name).stat())
 
     def done(self, name: str) -> None:
-        """Remove a frame that was judged from those that wait."""
+        """Remove a file that was judged from those that wait."""
         with self._news:
-            assert self._names[0][0] == name
-            self._names.popleft()
+            assert self._files[0].name == name
+            self._frames -= self._files.popleft().frames
             self._images -= name.endswith(_IMAGE)
             self._news.notify_all()
 
@@ -136,15 +150,15 @@ class Spool:
 
     def left(self) -> int:
         """Return how many frames wait for their verdict."""
-        return len(self._names)
+        return self._frames
 
     def arrived(self, name: str) -> float:
-        """Return when a frame arrived that waits, by a clock that does not jump."""
-        return next(since for each, since in self._names if each == name)
+        """Return when a file arrived that waits, by a clock that does not jump."""
+        return next(each.since for each in self._files if each.name == name)
 
     def is_behind(self, age: float) -> bool:
         """Whether a frame waits that arrived so many seconds ago, or earlier."""
-        return bool(self._names) and time.monotonic() - self._names[0][1] >= age
+        return bool(self._files) and time.monotonic() - self._files[0].since >= age
 
     def being_written(self, age: float) -> list[str]:
         """Return nothing: frames are complete when they arrive."""
@@ -157,7 +171,7 @@ class Spool:
             return self._images < self._room
 
     def put(self, stem: str, info: FrameInfo, pixels: NDArray[Any] | None) -> None:
-        """Put a frame in: an image, or what stands for it where there is none.
+        """Put a frame in: an image, or a line that stands for it where there is none.
 
         Args:
             stem: Its name without a suffix, which sorts after those before it.
@@ -167,13 +181,16 @@ class Spool:
         Raises:
             OSError: It cannot be written.
         """
-        stem = self._free(stem)
-        if pixels is None:
-            name, data = f"{stem}{NO_IMAGE}", msgspec.json.encode(info)
-        else:
-            name, data = f"{stem}{_IMAGE}", encoded(info, pixels, compress=self._keep)
-        self._write(name, data)
-        self._add(name)
+        if pixels is not None:
+            name = f"{self._free(stem)}{_IMAGE}"
+            self._write(name, encoded(info, pixels, compress=self._keep))
+            self._add(name)
+            return
+        line = msgspec.json.encode(msgspec.structs.replace(info, stem=stem)) + b"\n"
+        if not self._append(line):
+            name = f"{self._free(stem)}{NO_IMAGE}"
+            self._write(name, line)
+            self._add(name, is_open=True)
 
     def promise(self, stem: str, info: FrameInfo) -> str:
         """Write what a frame that is to come is known by, for a kill before it comes.
@@ -213,18 +230,47 @@ class Spool:
             self._news.notify_all()
 
     def _has_news(self) -> bool:
-        return bool(self._names) or self._is_woken or (self._is_closed and not self._is_end_known)
+        return bool(self._files) or self._is_woken or (self._is_closed and not self._is_end_known)
 
-    def _stand_in(self, name: str) -> str:
-        """Write what stands for a frame whose file somebody removed; return its name."""
+    def _append(self, line: bytes) -> bool:
+        """Add a line to the file that was added last, if it is open; return whether it was.
+
+        Nobody takes the file out meanwhile.
+        """
+        with self._news:
+            last = self._files[-1] if self._files else None
+            if last is None or not last.is_open or last.frames >= MOST_IN_FILE:
+                return False
+            try:
+                file = (self._folder / last.name).open("r+b", buffering=0)
+            except FileNotFoundError:  # somebody removed it
+                last.is_open = False
+                return False
+            with file:
+                size = file.seek(0, os.SEEK_END)
+                try:
+                    while line:
+                        line = line[file.write(line) :]
+                    if self._keep:
+                        os.fsync(file.fileno())
+                except OSError:  # a part of a line would hide the lines after it
+                    file.truncate(size)
+                    raise
+            last.frames += 1
+            self._frames += 1
+            return True
+
+    def _stand_in(self, removed: _Waiting) -> str:
+        """Write what stands for frames whose file somebody removed; return its name."""
+        stands_for = f", with {removed.frames:,} frames" if removed.frames > 1 else ""
         info = FrameInfo(
             camera=self._camera,
             frame=None,
             time=time_now(),
             reason=NotJudged.LOST_FRAME,
-            problem=f"'{self._folder / name}' was removed before it was judged",
+            problem=f"'{self._folder / removed.name}' was removed before it was judged{stands_for}",
         )
-        stand_in = f"{Path(name).stem}~removed{NO_IMAGE}"
+        stand_in = f"{Path(removed.name).stem}~removed{NO_IMAGE}"
         self._write(stand_in, msgspec.json.encode(info))
         return stand_in
 
@@ -246,8 +292,9 @@ class Spool:
             hidden.unlink(missing_ok=True)
             raise
 
-    def _add(self, name: str) -> None:
+    def _add(self, name: str, frames: int = 1, *, is_open: bool = False) -> None:
         with self._news:
-            self._names.append((name, time.monotonic()))
+            self._files.append(_Waiting(name, time.monotonic(), frames, is_open))
+            self._frames += frames
             self._images += name.endswith(_IMAGE)
             self._news.notify_all()

@@ -17,7 +17,8 @@ class VideoFile:
     Args:
         address: Which one.
         first: The number of the first frame that is delivered; those before it are skipped.
-        lose: Is given what is missing at the end of the file.
+        lose: Is given what is missing at the end of the file, and the number of the first missing
+            frame; not where that is skipped, because an earlier call was given it.
 
     Attributes:
         size: Width and height of its frames.
@@ -26,10 +27,10 @@ class VideoFile:
         ImageError: It cannot be read.
     """
 
-    def __init__(self, address: CameraAddress, first: int, lose: Callable[[str], None]) -> None:
+    def __init__(self, address: CameraAddress, first: int, lose: Callable[[str, int], None]) -> None:
         self._index = index_video(Path(address.path))
         self._images = read_video(self._index, is_turned=False)
-        self._numbered = ((number, image) for number, image in enumerate(self._images) if number >= first)
+        self._first, self._next = first, 0
         self._lose = lose
         self.size: tuple[int, int] | None = self._index.size
 
@@ -39,15 +40,15 @@ class VideoFile:
         Raises:
             VideoEndError: The file has no more frames.
         """
-        number, image = next(self._numbered, (-1, None))
-        if image is None:
-            cut = self._index.cut
-            if cut is not None:
-                self._lose(f"{cut.message}: expected {cut.expected}; received {cut.received}")
-            raise VideoEndError
-        if isinstance(image, ImageError):
-            return Frame(number, None, image.message)
-        return Frame(number, image)
+        for image in self._images:
+            number, self._next = self._next, self._next + 1
+            if number >= self._first:
+                return Frame(number, None, image.message) if isinstance(image, ImageError) else Frame(number, image)
+        cut = self._index.cut
+        if cut is not None and self._next >= self._first:
+            self._first = self._next + 1
+            self._lose(f"{cut.message}: expected {cut.expected}; received {cut.received}", self._next)
+        raise VideoEndError
 
     def take(self, seconds: float) -> Frame | None:
         """Return the next frame, which stands for that of a camera that is triggered."""

@@ -65,8 +65,8 @@ class Steps:
         database.sqlite3.connect = traced  # type: ignore[attr-defined]
 
 
-def in_child(root: Path, last: int, **given: Any) -> int | None:
-    """Run a station in a process of its own; return its number of steps, None if it was killed."""
+def in_child(work: Callable[[], None], last: int) -> int | None:
+    """Do some work in a process of its own; return its number of steps, None if it was killed."""
     reading, writing = os.pipe()
     child = os.fork()
     if not child:
@@ -75,8 +75,7 @@ def in_child(root: Path, last: int, **given: Any) -> int | None:
         try:
             steps = Steps(last)
             steps.install()
-            for _ in run(options_for(root, **given)):
-                pass
+            work()
             os.write(writing, str(steps.count).encode())
             status = 0
         finally:
@@ -130,10 +129,14 @@ def kill_everywhere(root: Path, files: str) -> tuple[int, list[str]]:
         shutil.rmtree(root, ignore_errors=True)
         root.mkdir()
         drop(root, **FILES)
-        steps = in_child(root, last, **given)
-        for _ in range(2 if files == "keep" else 1):  # what is due is deleted when a call begins
+
+        def judge(root: Path = root) -> None:
             for _ in run(options_for(root, **given)):
                 pass
+
+        steps = in_child(judge, last)
+        for _ in range(2 if files == "keep" else 1):  # what is due is deleted when a call begins
+            judge()
         found += [f"killed at step {last}: not {what}" for what in faults_of(root, files)]
     return steps, found
 

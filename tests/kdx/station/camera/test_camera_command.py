@@ -93,6 +93,18 @@ def test_a_frame_that_cannot_be_decoded_is_undecided_and_counted(place, cli):
     assert not (place / "out/undecided").exists()  # there is no image of it
 
 
+def test_a_cut_end_of_a_video_has_one_record_across_calls(place, cli):
+    """Its number is that of the first frame that is missing."""
+    data = (place / "clip.mkv").read_bytes()
+    (place / "clip.mkv").write_bytes(data[: len(data) // 2])
+    assert "is cut: frames are missing" in cli(*arguments(place, "--once")).stderr
+    before = lines(place / "out")
+    assert [record["frame"] for record in before] == list(range(len(before)))
+    assert [record.get("reason") for record in before] == [None] * (len(before) - 1) + ["lost_frame"]
+    assert "no frame was judged" in cli(*arguments(place, "--once")).stderr
+    assert lines(place / "out") == before
+
+
 @posix
 @pytest.mark.parametrize("after", [0, 3])
 def test_a_kill_loses_and_doubles_no_frame_of_a_video(place, cli, after):

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from kdx.station.camera import grabber, held
-from kdx.station.camera.frames import CameraGoneError, Frame, FrameInfo, info_of
+from kdx.station.camera import grabber, held, spool
+from kdx.station.camera.frames import CameraGoneError, Frame, FrameInfo, infos_of
 from kdx.station.camera.grabber import MOST_MISSING, Grabber
 from kdx.station.camera.spool import Spool
 from tests.kdx.station.camera.clips import GOOD, ScriptedCamera
@@ -48,9 +48,7 @@ class Line:
         """Take out what is in the spool."""
         found: list[FrameInfo] = []
         while (waiting := self.spool.next(0.0)) is not None:
-            info = info_of(self._folder / waiting[0])
-            assert info is not None
-            found.append(info)
+            found += infos_of(self._folder / waiting[0])
             (self._folder / waiting[0]).unlink()
             self.spool.done(waiting[0])
         return found
@@ -213,7 +211,7 @@ def test_a_camera_that_cannot_be_closed_still_ends_the_station(tmp_path, monkeyp
 def test_another_error_ends_the_station(tmp_path):
     line = Line(tmp_path, [0, ValueError("a bug")])
     line.grabber.run()
-    assert fates([info_of(tmp_path / "camera" / line.spool.next(0.0)[0])]) == [(0, None)]
+    assert fates(infos_of(tmp_path / "camera" / line.spool.next(0.0)[0])) == [(0, None)]
     line.spool.done(line.spool.next(0.0)[0])
     with pytest.raises(ValueError, match="a bug"):
         line.spool.next(0.0)
@@ -234,16 +232,74 @@ def test_what_a_killed_process_left_comes_first(tmp_path):
 def test_a_name_that_exists_is_not_replaced(tmp_path):
     """The machine's clock was set back, and the camera counts from the beginning."""
     spool = Spool(tmp_path / "camera", "top", 100, keep=False)
-    for _ in range(2):
-        spool.put("top-1", FrameInfo(camera="top", frame=1, time="now"), None)
-    assert sorted(path.name for path in (tmp_path / "camera").iterdir()) == ["top-1.lost", "top-1~.lost"]
+    for pixels in (None, GOOD, None):
+        spool.put("top-1", FrameInfo(camera="top", frame=1, time="now"), pixels)
+    assert sorted(path.name for path in (tmp_path / "camera").iterdir()) == ["top-1.lost", "top-1~.png", "top-1~~.lost"]
 
 
 def test_a_frame_that_somebody_removed_is_undecided(tmp_path):
-    line = Line(tmp_path, [0, 1])
+    line = Line(tmp_path, [0, 1, 4, 5])
     line.grabber.run()
-    next((tmp_path / "camera").glob("*-00000000.png")).unlink()
-    assert fates(line.take()) == [(None, "lost_frame"), (1, None)]
+    for number in (0, 2):
+        next((tmp_path / "camera").glob(f"*-{number:08d}.*")).unlink()
+    found = line.take()
+    assert fates(found) == [(None, "lost_frame"), (1, None), (None, "lost_frame"), (4, None), (5, None)]
+    assert found[2].problem.endswith(".lost' was removed before it was judged, with 2 frames")
+    assert line.spool.waiting == 0
+
+
+def test_a_camera_that_stays_faster_than_the_judge_takes_neither_files_nor_memory_for_each_frame(tmp_path, monkeypatch):
+    """Two images wait, and nobody takes them out. Every number has a line all the same."""
+    monkeypatch.setattr(spool, "MOST_IN_FILE", 100)
+    line = Line(tmp_path, range(450), room=2)
+    line.grabber.run()
+    assert len(list((tmp_path / "camera").iterdir())) == len(line.spool._files) == 2 + 5
+    assert line.spool.waiting == line.spool.left() == 450
+    found = line.take()
+    assert fates(found) == [(0, None), (1, None), *((number, "no_room") for number in range(2, 450))]
+    assert line.spool.waiting == 0
+
+
+def lost(number: int) -> tuple[str, FrameInfo, None]:
+    return f"top-{number}", FrameInfo(camera="top", frame=number, time="now"), None
+
+
+@pytest.mark.parametrize("why", ["it is taken out", "it was removed", "an image came"])
+def test_what_no_more_is_added_to(tmp_path, why):
+    spool = Spool(tmp_path / "camera", "top", 100, keep=False)
+    spool.put(*lost(1))
+    if why == "it is taken out":
+        assert spool.next(0.0)[0] == "top-1.lost"
+    elif why == "it was removed":
+        (tmp_path / "camera/top-1.lost").unlink()
+    else:
+        spool.put("top-1.5", FrameInfo(camera="top", frame=None, time="now"), GOOD)
+    spool.put(*lost(2))
+    assert (tmp_path / "camera/top-2.lost").exists()
+    assert spool.waiting == (3 if why == "an image came" else 2)
+
+
+def test_a_line_that_does_not_reach_the_disk_leaves_nothing_of_it(tmp_path, monkeypatch):
+    """Half of it would hide the lines that are added when there is room again."""
+    spool = Spool(tmp_path / "camera", "top", 100, keep=True)
+    spool.put(*lost(1))
+
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("os.fsync", full)
+        with pytest.raises(OSError, match="No space left"):
+            spool.put(*lost(2))
+    spool.put(*lost(3))
+    path = tmp_path / "camera/top-1.lost"
+    assert fates(infos_of(path)) == [(1, None), (3, None)]
+    with path.open("ab") as file:  # a process that was killed while it wrote
+        file.write(b'{"camera":"to')
+    assert fates(infos_of(path)) == [(1, None), (3, None)]
+    after = Spool(tmp_path / "camera", "top", 100, keep=True)
+    assert after.begin(lambda *_: False) == ["top-1.lost"]
+    assert after.waiting == 2
 
 
 def test_a_wait_for_frames_ends_when_there_are_no_more(tmp_path):

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from kdx.station.camera import held, triggered
-from kdx.station.camera.frames import CameraGoneError, Frame, FrameInfo, info_of
+from kdx.station.camera.frames import CameraGoneError, Frame, FrameInfo, infos_of
 from kdx.station.camera.spool import Spool
 from kdx.station.camera.triggered import TriggeredGrabber
 from kdx.station.camera.triggers import Trigger, Triggers
@@ -63,9 +63,7 @@ class Line:
     def take(self) -> list[FrameInfo]:
         found: list[FrameInfo] = []
         while (waiting := self.spool.next(0.0)) is not None:
-            info = info_of(self._folder / waiting[0])
-            assert info is not None
-            found.append(info)
+            found += infos_of(self._folder / waiting[0])
             (self._folder / waiting[0]).unlink()
             self.spool.done(waiting[0])
         assert not list(self._folder.iterdir())
@@ -265,8 +263,7 @@ def test_a_trigger_whose_process_was_killed_has_a_record(tmp_path):
     (tmp_path / f"camera/{stems[1]}.png").write_bytes(b"its frame")
     spool = Spool(tmp_path / "camera", "top", 100, keep=False)
     assert spool.begin(lambda *_: False) == [f"{stems[0]}.lost", f"{stems[1]}.png"]
-    info = info_of(tmp_path / f"camera/{stems[0]}.lost")
-    assert info is not None
+    (info,) = infos_of(tmp_path / f"camera/{stems[0]}.lost")
     assert (info.part_id, info.reason) == ("before", "missed_trigger")
 
 

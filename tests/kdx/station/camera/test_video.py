@@ -24,7 +24,8 @@ from kdx.station.camera.video import VideoCamera  # noqa: E402
 
 def frames_of(path: Path, first: int = 0, lost: list[str] | None = None) -> list[Frame]:
     """Return all frames of a video; what is missing at its end is added to a list."""
-    camera = open_camera(parse_camera(str(path)), first, lose=[].append if lost is None else lost.append)
+    given: list[str] = [] if lost is None else lost
+    camera = open_camera(parse_camera(str(path)), first, lose=lambda text, *_: given.append(text))
     found: list[Frame] = []
     with contextlib.suppress(VideoEndError):
         while (frame := camera.grab()) is not None:
@@ -97,6 +98,11 @@ def test_a_video_that_is_cut_says_so_once_at_its_end(name, tmp_path):
     assert not any(frame.problem for frame in found[:3])
     assert len(lost) == 1
     assert "is cut: frames are missing at its end" in lost[0]
+    again: list[str] = []
+    assert frames_of(path, first=len(found), lost=again) == []  # the call before was killed before this
+    assert again == lost
+    assert frames_of(path, first=len(found) + 1, lost=again) == []
+    assert len(again) == 1
 
 
 def test_frames_before_the_beginning_that_a_file_declares_are_not_missing(tmp_path):
