@@ -9,7 +9,7 @@ from rich.markup import escape
 
 from kdx.cli.error_output import LinesCommand
 from kdx.cli.output import out, print_json_line, say
-from kdx.cli.shared_options import REQUIRE_SIGNATURE_OPTION, THREADS_OPTION
+from kdx.cli.shared_options import REQUIRE_SIGNATURE_OPTION, THREADS_OPTION, TRIGGER_TIMEOUT_OPTION
 from kdx.workflows.packages import needs
 
 COMMAND = LinesCommand
@@ -28,6 +28,7 @@ def serve(
     max_body: int = typer.Option(64, min=1, max=4096, help="Largest body of a request, in MiB."),
     data: Path | None = typer.Option(None, help="Folder that keeps parts which are not good, for review on the page."),
     camera: str | None = typer.Option(None, help="GenICam camera, or a video, that POST /v1/trigger asks for a frame."),
+    trigger_timeout: float | None = TRIGGER_TIMEOUT_OPTION,
     data_gb: int | None = typer.Option(None, "--data-gb", min=1, help="Most GB of images in it. Default: 10."),
     plc: str | None = typer.Option(None, help="Write verdicts to a PLC: modbus://HOST/REGISTER or opc.tcp://HOST."),
     backend: str = typer.Option("auto", help="Backend to run on."),
@@ -53,7 +54,7 @@ def serve(
         options = ServeOptions(
             host=host, port=port, tls_cert=tls_cert, tls_key=tls_key, token=read_token(token_file), no_token=no_token,
             places=queue, max_body=max_body << 20, product=product, data=data, data_bytes=data_gb and data_gb * 10**9,
-            camera=camera, plc=at,
+            camera=camera, trigger_timeout=trigger_timeout, plc=at,
         )  # fmt: skip
         how = LoadOptions(backend=backend, precision=precision, threads=threads, require_signature=require_signature)
         with server_of(bundles, options, how, say) as server:

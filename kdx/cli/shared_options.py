@@ -13,6 +13,9 @@ FORCE_OPTION = typer.Option(False, "--force", help="Replace the output if it exi
 THREADS_OPTION = typer.Option(
     None, "--threads", min=1, max=1024, help="Threads within an operation. Default: the backend's choice."
 )
+TRIGGER_TIMEOUT_OPTION = typer.Option(
+    None, "--trigger-timeout", min=0.01, max=60, help="Seconds from a trigger to its frame. Default: 2."
+)
 SUBFOLDERS_OPTION = typer.Option(
     False, "--subfolders", help="Take images in subfolders too: of a folder of good images, all of them are good."
 )

@@ -8,7 +8,13 @@ import typer
 
 from kdx.cli.error_output import LinesCommand
 from kdx.cli.output import out, print_json_line, say
-from kdx.cli.shared_options import CSV_OPTION, REQUIRE_SIGNATURE_OPTION, SEMICOLONS_OPTION, THREADS_OPTION
+from kdx.cli.shared_options import (
+    CSV_OPTION,
+    REQUIRE_SIGNATURE_OPTION,
+    SEMICOLONS_OPTION,
+    THREADS_OPTION,
+    TRIGGER_TIMEOUT_OPTION,
+)
 from kdx.workflows.packages import needs
 
 COMMAND = LinesCommand
@@ -21,7 +27,7 @@ def watch(
     camera: str | None = typer.Option(None, help="Judge frames of genicam:PRODUCER, rtsp://..., /dev/video0, a video."),
     queue: int | None = typer.Option(None, min=1, help="With --camera: frames that may wait. Default: 100."),
     trigger: str | None = typer.Option(None, help="With --camera: a frame for each message of mqtt://HOST/TOPIC."),
-    trigger_timeout: float | None = typer.Option(None, min=0.001, help="Seconds from it to its frame. Default: 2."),
+    trigger_timeout: float | None = TRIGGER_TIMEOUT_OPTION,
     move: bool = typer.Option(False, "--move", help="Move files to good/, review/, defective/ and so on in --out."),
     link: bool = typer.Option(False, "--link", help="Link files there, and leave them where they are."),
     heat_maps: bool = typer.Option(False, "--heat-maps", help="Write a heat map of each image (PNG)."),

@@ -14,9 +14,6 @@ from kdx.station.camera.frames import Camera, CameraGoneError, Frame, FrameError
 from kdx.station.camera.held import HeldCamera
 from kdx.station.record import NotJudged, time_now
 
-# The seconds from a request to its frame; one that comes later may show another part.
-TRIGGER_SECONDS = 2.0
-
 
 class Shot(NamedTuple):
     """What came of a trigger.
@@ -41,6 +38,7 @@ class TriggeredCamera:
     Args:
         address: The camera.
         opening: Opens it.
+        seconds: The time from a trigger to its frame; one that comes later may show another part.
 
     Attributes:
         name: The name of the camera.
@@ -51,8 +49,8 @@ class TriggeredCamera:
         KdxError: It cannot be opened.
     """
 
-    def __init__(self, address: CameraAddress, opening: Callable[[], Camera]) -> None:
-        self.name = address.name
+    def __init__(self, address: CameraAddress, opening: Callable[[], Camera], seconds: float) -> None:
+        self.name, self._seconds = address.name, seconds
         camera = opening()
         self.size = camera.size
         self._held = HeldCamera(camera, opening)
@@ -89,10 +87,10 @@ class TriggeredCamera:
 
     def _take(self, came: float) -> Shot:
         late = FrameError(
-            f"no frame came within {TRIGGER_SECONDS:g} s, and the part was not judged",
+            f"no frame came within {self._seconds:g} s, and the part was not judged",
             fix="see whether the camera takes frames when it is asked, and send fewer triggers at once",
         )
-        give_up = came + TRIGGER_SECONDS
+        give_up = came + self._seconds
         if time.monotonic() >= give_up:
             return self._missed(late)
         frame: Frame | None = None

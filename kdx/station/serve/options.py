@@ -14,6 +14,8 @@ from kdx.station.plc.plc import Plc
 
 # How many bytes parts to review take at most, unless the user says otherwise.
 DATA_BYTES = 10 * 10**9
+# The seconds from a trigger to its frame, unless the user says otherwise.
+TRIGGER_SECONDS = 2.0
 _SHORTEST_TOKEN = 16
 _LOOPBACK = "localhost"
 _MAKE_ONE = 'python -c "import secrets; print(secrets.token_urlsafe(32))"'
@@ -39,6 +41,7 @@ class ServeOptions:
         data: The folder for parts to review, or None.
         data_bytes: How many bytes images in it may take; None for :data:`DATA_BYTES`.
         camera: A camera that requests can trigger, as users name it; None for no camera.
+        trigger_timeout: The seconds from a request to its frame; None for :data:`TRIGGER_SECONDS`.
         plc: A PLC to which each verdict and a heartbeat are written, or None.
 
     Raises:
@@ -59,6 +62,7 @@ class ServeOptions:
     data: Path | None = None
     data_bytes: int | None = None
     camera: str | None = None
+    trigger_timeout: float | None = None
     plc: Plc | None = None
 
     @property
@@ -81,6 +85,8 @@ class ServeOptions:
             raise OptionError("`tls_cert` and `tls_key` belong together", fix="give both, or neither")
         if self.data_bytes is not None and self.data is None:
             raise OptionError("`data_gb` has no effect without `data`", fix="name a folder: `data=station`")
+        if self.trigger_timeout is not None and self.camera is None:
+            raise OptionError("`trigger_timeout` has no effect without `camera`", fix="leave out `trigger_timeout`")
         if self.plc is not None and self.data is None:
             raise OptionError(
                 "`plc` needs `data`: verdicts wait in that folder until the PLC took them", fix="add `data=station`"

@@ -30,7 +30,7 @@ from kdx.station.serve.judge import Judge, Observer
 from kdx.station.serve.kept_shift import ShiftKeeper, read_shift
 from kdx.station.serve.live import Live
 from kdx.station.serve.live_page import LivePage
-from kdx.station.serve.options import DATA_BYTES, ServeOptions, require_names
+from kdx.station.serve.options import DATA_BYTES, TRIGGER_SECONDS, ServeOptions, require_names
 from kdx.station.serve.plc import PlcPost
 from kdx.station.serve.reviews import Reviews
 
@@ -145,7 +145,8 @@ def server_of(
         }
         camera = None
         if options.camera is not None:
-            camera = held.enter_context(closing(_camera(options.camera, bundles, judges, say)))
+            seconds = TRIGGER_SECONDS if options.trigger_timeout is None else options.trigger_timeout
+            camera = held.enter_context(closing(_camera(options.camera, seconds, bundles, judges, say)))
         page = LivePage(judges, live, reviews, options)
         config = uvicorn.Config(
             Service(judges, figures, options, page, observers, camera).app,
@@ -168,12 +169,12 @@ def server_of(
 
 
 def _camera(
-    text: str, bundles: Sequence[Path], judges: Mapping[str, Judge], say: Callable[[str], None]
+    text: str, seconds: float, bundles: Sequence[Path], judges: Mapping[str, Judge], say: Callable[[str], None]
 ) -> TriggeredCamera:
     """Open the camera, and refuse bundles that do not take its frames."""
     address = parse_camera(text)
     require_triggered(address)
-    camera = TriggeredCamera(address, lambda: open_camera(address, is_triggered=True, say=say))
+    camera = TriggeredCamera(address, lambda: open_camera(address, is_triggered=True, say=say), seconds)
     try:
         takes = zip(bundles, judges.values(), strict=True)
         require_size(camera.size, address, {path: judge.detector.input for path, judge in takes})

@@ -26,6 +26,7 @@ from kdx.station.serve import camera as module
 from kdx.station.serve.camera import TriggeredCamera
 
 ADDRESS = CameraAddress("clip.mkv", "video", "clip.mkv", "top")
+SECONDS = 2.0
 
 
 @pytest.fixture(scope="module")
@@ -155,7 +156,7 @@ def reasons(camera: TriggeredCamera, count: int) -> list[str | None]:
 def test_a_camera_that_is_gone_is_opened_again_after_a_pause_and_no_trigger_waits_for_it(monkeypatch):
     opening = Opening([0, CameraGoneError("out")], CameraGoneError("still out"), [7])
     monkeypatch.setattr(held, "FIRST_PAUSE", 1e9)
-    camera = TriggeredCamera(ADDRESS, opening)
+    camera = TriggeredCamera(ADDRESS, opening, SECONDS)
     assert reasons(camera, 4) == [None, "missed_trigger", "missed_trigger", "missed_trigger"]
     assert opening.count == 1
     camera._held._again = 0.0  # the pause is over
@@ -167,14 +168,14 @@ def test_a_camera_that_is_gone_is_opened_again_after_a_pause_and_no_trigger_wait
 
 
 def test_a_frame_that_is_late_or_not_whole_is_undecided():
-    camera = TriggeredCamera(ADDRESS, Opening([None, Frame(1, GOOD, "rows are missing"), 2]))
+    camera = TriggeredCamera(ADDRESS, Opening([None, Frame(1, GOOD, "rows are missing"), 2]), SECONDS)
     assert reasons(camera, 3) == ["missed_trigger", "incomplete_frame", None]
     camera.close()
 
 
 def test_a_trigger_that_waited_too_long_for_its_turn_gets_no_frame():
-    camera = TriggeredCamera(ADDRESS, Opening([0]))
-    shot = camera._take(module.time.monotonic() - module.TRIGGER_SECONDS)
+    camera = TriggeredCamera(ADDRESS, Opening([0]), SECONDS)
+    shot = camera._take(module.time.monotonic() - SECONDS)
     assert shot.info.reason == "missed_trigger"
     assert reasons(camera, 1) == [None]
     camera.close()
@@ -190,10 +191,23 @@ def test_a_camera_that_is_opened_too_slowly_takes_no_frame_of_another_part(monke
         now[0] += 6.0 * (opening.count > 1)
         return camera
 
-    camera = TriggeredCamera(ADDRESS, slow)
+    camera = TriggeredCamera(ADDRESS, slow, SECONDS)
     assert camera._take(0.0).info.reason == "missed_trigger"
     now[0] = 1.0
     shot = camera._take(1.0)
     assert (shot.info.reason, shot.data) == ("missed_trigger", b"")
     assert camera._take(now[0]).info.frame == 7
     camera.close()
+
+
+def test_the_time_of_a_trigger_is_chosen_within_limits_and_only_with_a_camera(place, cli):
+    with served(place / "tile.kdx", camera=str(place / "clip.mkv"), trigger_timeout=0.01) as running:
+        running._camera._held.camera.grab = lambda: None
+        missed = triggered(running)
+    assert (missed.status, missed.json["record"]["reason"]) == (502, "missed_trigger")
+    assert missed.json["detail"].startswith("no frame came within 0.01 s")
+    words = "serve", place / "tile.kdx", "--port", 0, "--trigger-timeout"
+    assert "--trigger-timeout has no effect without --camera" in cli(*words, 3, code=2).stderr
+    for seconds in (0, 61):
+        refused = cli(*words, seconds, "--camera", place / "clip.mkv", code=2)
+        assert "Invalid value for '--trigger-timeout'" in refused.stderr

@@ -245,7 +245,7 @@ def test_the_heartbeat_stands_still_while_the_camera_hangs(tmp_path):
 
     turn = threading.Semaphore(0)
     address = CameraAddress("clip.mkv", "video", "clip.mkv", "top")
-    camera = TriggeredCamera(address, lambda: ScriptedCamera([0], turn))
+    camera = TriggeredCamera(address, lambda: ScriptedCamera([0], turn), 60.0)
     progress = Progress([camera])
     wait_until(lambda: progress.look() is Status.RUNNING)
     shot = camera.take()
