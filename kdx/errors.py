@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from kdx.text import visible
+from kdx.text import visible, without_passwords
 
 
 class KdxError(Exception):
@@ -15,11 +15,11 @@ class KdxError(Exception):
     exit_status = 2
 
     def __init__(self, message: str, *, expected: str = "", received: str = "", fix: str = "") -> None:
-        # The texts quote names and contents of files, and terminals show them.
-        self.message = visible(message)
-        self.expected = visible(expected)
-        self.received = visible(received)
-        self.fix = visible(fix)
+        # The texts quote names and contents of files and what users wrote; terminals show them, and
+        # records and logs keep them.
+        self.message, self.expected, self.received, self.fix = (
+            visible(without_passwords(text)) for text in (message, expected, received, fix)
+        )
         lines = [self.message]
         lines += [f"  {label}: {text}" for label, text in self._details() if text]
         super().__init__("\n".join(lines))

@@ -24,6 +24,10 @@ _PARAMETER = re.compile(r"`([a-z][a-z0-9_-]*)(?:=([^`]+))?`")
 # and tab, marks that change the direction of writing, and lone surrogates, which represent bytes of
 # a file name that are not valid text.
 _INTERPRETED = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+# User and password of a URL, or of a path that was made of one. A password may hold any sign. Some
+# cameras want it in the query.
+_PASSWORD = re.compile(r"(?P<user>[A-Za-z][\w.+-]*:/{1,2}[^\s/:@]*):\S*@")
+_IN_QUERY = re.compile(r"(?P<name>[?&](?:pass\w*|pwd|token|secret)=)[^\s&'\"]*", re.IGNORECASE)
 _FORMS = re.compile(r"\[([^][|]*)\|([^][|]*)\]")
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 
@@ -45,6 +49,11 @@ class Line(NamedTuple):
 def visible(text: str) -> str:
     r"""Return the text with such characters written out: an escape character as ``\x1b``."""
     return _INTERPRETED.sub(lambda found: ascii(found.group())[1:-1], text)
+
+
+def without_passwords(text: str) -> str:
+    """Return the text with ``***`` for the password of each URL: ``rtsp://USER:***@HOST``."""
+    return _IN_QUERY.sub(r"\g<name>***", _PASSWORD.sub(r"\g<user>:***@", text))
 
 
 def one_line(text: str) -> str:

@@ -32,7 +32,7 @@ from kdx.errors import (
 )
 from kdx.imaging.value_range import NarrowRanges, counted
 from kdx.storage.files import is_disk_full
-from kdx.text import spelled
+from kdx.text import spelled, without_passwords
 from kdx.workflows.packages import MissingPackageError
 
 INTERRUPTED = 130  # as shells report Ctrl-C; also for SIGTERM
@@ -78,7 +78,12 @@ class Command(TyperCommand):
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Keep the words of the command line for :func:`again`."""
         ctx.meta[_WORDS] = list(args)
-        return super().parse_args(ctx, args)
+        try:
+            return super().parse_args(ctx, args)
+        except Exception as error:  # a usage error quotes what the user wrote
+            if _is_usage(error):
+                error.message = without_passwords(error.message)  # type: ignore[attr-defined]
+            raise
 
     def invoke(self, ctx: Any) -> Any:
         """Run the command; exit with the status of what it raises."""
@@ -160,7 +165,7 @@ def _end(error: BaseException, show: Callable[[object], None] | None, usage: str
         _fail({"type": "MissingPackage", "message": str(error)}, str(error), 2, show)
     if not isinstance(error, Exception) or isinstance(error, (typer.Exit, typer.Abort)) or _is_usage(error):
         raise error
-    err.print(escape("".join(traceback.format_exception(error))), style="dim")
+    err.print(escape(without_passwords("".join(traceback.format_exception(error)))), style="dim")
     message = f"{type(error).__name__}: {error}"
     _fail({"type": "Bug", "message": message}, f"this is a bug in kdx: {message}", BUG, show)
 
@@ -187,9 +192,10 @@ def _describe(error: OSError, usage: str) -> str:
 
 
 def _fail(record: dict[str, str], text: str, status: int, show: Callable[[object], None] | None) -> NoReturn:
+    text = without_passwords(text)
     try:
         if show is not None:
-            show({"error": record})
+            show({"error": {name: without_passwords(value) for name, value in record.items()}})
     except OSError:
         drop_output()
         show = None

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from kdx.errors import KdxError
 from kdx.remarks import remark
-from kdx.text import agreeing, number_of
+from kdx.text import agreeing, number_of, without_passwords
 
 ROOT = Path(__file__).parents[2]
 
@@ -39,3 +40,35 @@ def test_every_remark_has_both_forms():
     found = {f"{file.name}: {match.group()}" for file in files for match in plural.finditer(file.read_text("utf-8"))}
     assert len(files) > 100
     assert {one for one in found if "nothing_to_resume" not in one} == set()
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("'rtsp://user:secret@host/cam' is gone", "'rtsp://user:***@host/cam' is gone"),
+        ("no folder 'rtsp:/user:secret@host/cam'", "no folder 'rtsp:/user:***@host/cam'"),
+        ("mqtt://:secret@h/t and opc.tcp://u:se/c@ret@h:4840", "mqtt://:***@h/t and opc.tcp://u:***@h:4840"),
+        ("http://user:se#cr?et@h:80/", "http://user:***@h:80/"),
+        ("'http://h/cam?channel=1&pwd=secret&x=2'", "'http://h/cam?channel=1&pwd=***&x=2'"),
+    ],
+)
+def test_the_password_of_a_url_is_never_shown(text, expected):
+    assert without_passwords(text) == expected
+    error = KdxError(text, expected=text, received=text, fix=text)
+    for shown in (str(error), repr(error), str(error.as_dict())):
+        assert shown.count("***") >= expected.count("***")
+        assert "se" not in shown.replace("see", "").replace("user", "")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "mqtts://USER@HOST:PORT/TOPIC",
+        "http://127.0.0.1:8080/v1/verdicts",
+        "C:/parts/a:b@c.png",
+        "line:3@top.mp4",
+        "genicam:/opt/maker/producer.cti?serial=1",
+    ],
+)
+def test_other_texts_stay_as_they_are(text):
+    assert without_passwords(text) == text

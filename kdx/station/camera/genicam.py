@@ -118,7 +118,7 @@ class GenicamCamera:
             if self._has_trigger and frame is None:
                 self._acquirer.start()
         except _ERRORS as error:
-            raise CameraGoneError(f"the camera '{self._address.text}' is gone: {_reason(error)}") from error
+            raise CameraGoneError(f"the camera '{self._address.name}' is gone: {_reason(error)}") from error
         return frame
 
     def grab(self, patience: float = _PATIENCE_SECONDS) -> Frame | None:
@@ -141,7 +141,7 @@ class GenicamCamera:
             if self._incomplete.take():
                 return Frame(self._counter.number(None), None, "its buffer is incomplete")
         except gentl.GenericException as error:
-            raise CameraGoneError(f"the camera '{self._address.text}' is gone: {_reason(error)}") from error
+            raise CameraGoneError(f"the camera '{self._address.name}' is gone: {_reason(error)}") from error
         self.look()
         return None
 
@@ -158,7 +158,7 @@ class GenicamCamera:
             with contextlib.suppress(*_ANSWERS):
                 self._acquirer.remote_device.port.read(0, 4)
         except gentl.GenericException as error:
-            raise CameraGoneError(f"the camera '{self._address.text}' is gone: {_reason(error)}") from error
+            raise CameraGoneError(f"the camera '{self._address.name}' is gone: {_reason(error)}") from error
 
     def _discard(self) -> None:
         """Throw away frames without a trigger: later parts would get those of the part before."""

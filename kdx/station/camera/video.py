@@ -46,10 +46,10 @@ class VideoCamera:
             self._container = _opened(address)
         except (av.FFmpegError, OSError, ValueError) as error:
             raise DataError(
-                f"the camera '{address.text}' cannot be opened: {_reason(error)}",
+                f"the camera '{address.text}' cannot be opened: {_reason(error, address)}",
                 expected="a device or a stream that FFmpeg reads",
                 fix=f"see what it says: ffprobe {address.text}",
-            ) from error
+            ) from None  # FFmpeg's error names the URL with its password
         if not self._container.streams.video:
             self._container.close()
             raise DataError(f"'{address.text}' has no pictures", received=f"{len(self._container.streams)} streams")
@@ -165,7 +165,7 @@ class VideoCamera:
                     raise av.InvalidDataError(0, "a part of it is missing")
                 frames = packet.decode()
             except av.FFmpegError as error:
-                yield place, f"it cannot be decoded: {_reason(error)}"
+                yield place, f"it cannot be decoded: {_reason(error, self._address)}"
             else:
                 for frame in frames or [None] * (packet.size > 0):
                     yield place, frame
@@ -188,7 +188,8 @@ class VideoCamera:
                     time.sleep(_STEP_SECONDS)
                     self._packets = self._container.demux(self._stream)  # an error ends a generator
         except (av.FFmpegError, OSError) as error:
-            raise CameraGoneError(f"the camera '{self._address.name}' is gone: {_reason(error)}") from error
+            reason = _reason(error, self._address)
+            raise CameraGoneError(f"the camera '{self._address.name}' is gone: {reason}") from None
 
 
 def _frame(number: int, frame: Any, *, is_damaged: bool) -> Frame:
@@ -209,5 +210,6 @@ def _opened(address: CameraAddress) -> Any:
     return av.open(address.url(), options=options, timeout=(_OPEN_SECONDS, _READ_SECONDS))
 
 
-def _reason(error: Exception) -> str:
-    return getattr(error, "strerror", None) or str(error)
+def _reason(error: Exception, address: CameraAddress) -> str:
+    """Return what FFmpeg says, without what is secret of a URL."""
+    return getattr(error, "strerror", None) or str(error).replace(address.url(), address.text)

@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 
 from kdx.errors import DataError, OptionError
+from kdx.station.broker import parse_broker
 from kdx.station.camera.address import PASSWORD, parse_camera
+from kdx.station.plc.address import parse_plc
 
 
 def test_files_and_devices_that_are_not_there_are_refused():
@@ -112,3 +114,34 @@ def test_a_setting_of_a_device_that_would_be_replaced_is_refused(monkeypatch):
     assert parse_camera("/dev/video0?framerate=30").settings == (("framerate", "30"),)
     with pytest.raises(OptionError, match="gives 'framerate' several times"):
         parse_camera("/dev/video0?framerate=30&framerate=60")
+
+
+@pytest.mark.parametrize("parse", [parse_camera, parse_broker, parse_plc])
+@pytest.mark.parametrize("scheme", ["rtsp", "mqtt", "modbus", "opc.tcp", "tcp"])
+@pytest.mark.parametrize("rest", ["", "/t", ":99999/1", ":x/1", "/1?unit=2", "/1#2", "/a/+/b", "/1?password=secret"])
+def test_no_option_shows_the_password_of_a_url_that_it_refuses(parse, scheme, rest):
+    for url in (f"{scheme}://user:secret@host{rest}", f"{scheme}:/user:secret@host{rest}"):
+        with pytest.raises((OptionError, DataError)) as caught:
+            parse(url)
+        assert "secret" not in f"{caught.value} {caught.value.as_dict()}"
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["watch", "rtsp://user:secret@host/cam", "-b", "a.kdx", "-o", "OUT"],
+        ["watch", "in", "rtsp://user:secret@host/cam", "-b", "a.kdx", "-o", "OUT"],
+        ["watch", "--camera", "clip.mp4", "--queue", "rtsp://user:secret@host/cam", "-b", "a.kdx", "-o", "OUT"],
+        ["predict", "a.kdx", "rtsp://user:secret@host/cam"],
+        ["serve", "rtsp://user:secret@host/cam", "--port", "0"],
+        ["serve", "a.kdx", "--plc", "http://user:secret@host/1"],
+        ["inspect", "http://user:secret@host/tile.kdx"],
+    ],
+)
+@pytest.mark.parametrize("more", [[], ["--json"]])
+def test_no_command_shows_the_password_of_a_url_that_it_cannot_use(words, more, cli, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    refused = cli(*words, *more, code=2)
+    shown = "".join(f"{refused.stdout}{refused.stderr}".split())  # a box breaks lines
+    assert shown
+    assert "secret" not in shown

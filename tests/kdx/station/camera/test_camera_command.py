@@ -160,6 +160,27 @@ def test_a_stream_that_breaks_off_is_said_and_recorded_and_comes_back(place):
     assert "is back" in said
 
 
+@posix
+def test_what_is_secret_of_a_stream_reaches_neither_records_nor_the_ledger_nor_what_is_said(place, monkeypatch):
+    content = write_clip(place / "clip.avi", parts(1), "mjpeg", "yuvj420p").read_bytes()
+    monkeypatch.setenv("KDX_CAMERA_PASSWORD", "s3cret")
+    with sending(content) as (url, refuses):
+        secret = url.replace("://", "://user@") + "?pwd=s3cret"
+        with watching(place, camera=secret) as process:
+            assert process.stdout is not None
+            shown = process.stdout.readline()
+            refuses.set()
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(120) == 0
+            shown += process.stdout.read() + process.stderr.read()
+        again = subprocess.run(
+            [sys.executable, "-m", "kdx", *arguments(place, camera=secret)], capture_output=True, check=False
+        )
+    assert again.returncode == 2
+    kept = b"".join(path.read_bytes() for path in (place / "out").rglob("*") if path.is_file())
+    assert b"s3cret" not in kept + shown.encode() + again.stdout + again.stderr
+
+
 def test_a_camera_that_does_not_answer_is_an_error_at_the_start(place, cli):
     with sending(b"") as (url, refuses):
         refuses.set()
