@@ -60,6 +60,7 @@ class Arrivals:
         left_out: A file or folder that stays in the folder and is left out: its name is not that of
             an image, or it is a link to a folder or to nothing.
         lost: Why the folder could not be listed the last time; None if it was.
+        began: When the folder was listed first, or first after it could not be listed.
     """
 
     def __init__(
@@ -84,6 +85,7 @@ class Arrivals:
         self._observer: Any = None
         self.left_out: str | None = None
         self.lost: str | None = None
+        self.began = float("inf")
 
     def __enter__(self) -> Arrivals:
         self._observer = _observer(self._folder, self._notices, self._clock)
@@ -217,6 +219,7 @@ class Arrivals:
         except DataError as error:  # for example a network drive that is not mounted
             self.lost = error.message
             return
+        is_first = self.lost is not None or self.began == float("inf")
         if self.lost is not None:
             self.lost = None
             self.__exit__()
@@ -229,6 +232,8 @@ class Arrivals:
             elif identity is None and (self._folder / name).is_symlink():
                 kinds.add("not_an_image", name)
         arrived = self._clock()
+        if is_first:
+            self.began = arrived
         for _, name in sorted(found):
             self._see(name, arrived, is_renamed=False)
         left_out = [one for one in kinds.remarks if one.kind in {"not_an_image", "linked_folder"}]

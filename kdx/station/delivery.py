@@ -137,6 +137,9 @@ class Courier(threading.Thread):
         """The receiver's name."""
         return self._receiver.name
 
+    def expect(self, message: int, since: float) -> None:
+        """Do nothing: these receivers take messages of any age."""
+
     def notice(self) -> None:
         """Take notice that there are new messages."""
         self._there_is_work.set()

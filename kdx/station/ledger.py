@@ -260,9 +260,11 @@ class Ledger(Database):
         """Forget a text file that was deleted."""
         self._base.execute("DELETE FROM texts WHERE name = ?", (name,))
 
-    def post(self, receiver: str, line: bytes) -> None:
-        """Add a message for a receiver to the outbox."""
-        self._base.execute("INSERT INTO outbox (receiver, line) VALUES (?, ?)", (receiver, line))
+    def post(self, receiver: str, line: bytes) -> int:
+        """Add a message for a receiver to the outbox, and return its number."""
+        added = self._base.execute("INSERT INTO outbox (receiver, line) VALUES (?, ?)", (receiver, line))
+        assert added.lastrowid is not None
+        return added.lastrowid
 
     def outbox(self, receiver: str, limit: int) -> list[tuple[int, bytes]]:
         """Return number and text of the first messages for a receiver."""

@@ -139,6 +139,12 @@ def watch_options(
         raise OptionError(
             "`part_timeout` would change nothing without `part_of`", fix="add `part_of`, or leave out `part_timeout`"
         )
+    plc_address = None if plc is None else parse_plc(plc)
+    if once and plc_address is not None and plc_address.max_age is not None:
+        raise OptionError(
+            "with `once`, `plc` would get nothing: how old files are that were there before is not known",
+            fix="leave out `once`, or max_age of `plc`",
+        )
     bundles = bundle_paths(bundle)
     names = [] if views is None else [name.strip() for name in views.split(",") if name.strip()]
     return WatchOptions(
@@ -159,7 +165,7 @@ def watch_options(
         backlog=backlog,
         command=None if command is None else _words(command),
         broker=None if mqtt is None else parse_broker(mqtt),
-        plc=None if plc is None else parse_plc(plc),
+        plc=plc_address,
         once=once,
         camera=address,
         queue=WatchOptions.queue if queue is None else queue,

@@ -13,10 +13,13 @@ class Source(Protocol):
     Attributes:
         lost: Why the files cannot be listed, or None.
         left_out: A file that is left out, or None.
+        began: Since when files are seen as they come, by a clock that does not jump: how long those
+            have been there that were seen until then is not known.
     """
 
     lost: str | None
     left_out: str | None
+    began: float
 
     def __enter__(self) -> object:
         """Let files come."""

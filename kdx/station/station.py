@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol, TypeAlias
@@ -45,6 +46,10 @@ class Post(Protocol):
     @property
     def receiver(self) -> str:
         """The receiver's name."""
+        ...
+
+    def expect(self, message: int, since: float) -> None:
+        """Take notice of a message before it is committed, and of when its part was seen."""
         ...
 
     def notice(self) -> None:
@@ -198,6 +203,9 @@ class Station:
         )
         parts: list[PartRecord] = []
         is_view = record.part_id is not None and record.view in options.pattern.views
+        arrived = self.arrivals.arrived(name)
+        # Nothing says how old a file is that came before it could be seen.
+        since = arrived if arrived > self.arrivals.began else -math.inf
         with self._ledger.transaction():
             self._clock.save()
             self._ledger.add_file(file, self._clock.now())
@@ -206,12 +214,12 @@ class Station:
                     self._ledger.set_fact("frame", each.frame)  # after which a video is continued
                 self._add_line(each)
             if is_view:
-                parts = self._parts.add(record, self._clock.at(self.arrivals.arrived(name)))
+                parts = self._parts.add(record, self._clock.at(arrived))
                 for part in parts:
-                    self._add_part(part)
+                    self._add_part(part, since)
             else:
                 for each in (record, *judged.more):
-                    self._send(each)
+                    self._send(each, since)
         # From here on, it has its record, whatever happens.
         self._unfinished += 1
         self._known[name] = identity
@@ -249,23 +257,23 @@ class Station:
                 continue
             with self._ledger.transaction():
                 record = self._parts.close(part)
-                self._add_part(record)
+                self._add_part(record, time.monotonic() - overdue)
             self._parts.note(part)
             closed.append(record)
         if closed:
             self._notify()
         return closed
 
-    def _add_part(self, part: PartRecord) -> None:
+    def _add_part(self, part: PartRecord, since: float) -> None:
         self._add_line(part)
-        self._send(part)
+        self._send(part, since)
 
     def _add_line(self, record: Record | BundleRecord) -> None:
         self._ledger.add_line(record.time[:10], _line(record))
 
-    def _send(self, record: Record) -> None:
+    def _send(self, record: Record, since: float) -> None:
         for post in self._post:
-            self._ledger.post(post.receiver, _line(record))
+            post.expect(self._ledger.post(post.receiver, _line(record)), since)
 
     def _notify(self) -> None:
         for post in self._post:

@@ -43,6 +43,7 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
         reasons: How many files or frames are undecided for each reason.
         kind: Whether they were files or frames.
         losses: How often the connection to the PLC was lost.
+        withheld: How many verdicts were too old for the PLC.
     """
 
     files: dict[str, int]
@@ -52,6 +53,7 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
     reasons: dict[str, int]
     kind: Literal["file", "frame"] = "file"
     losses: int = 0
+    withheld: int = 0
 
     def describe(self) -> str:
         """Return the summary as a line for people."""
@@ -64,8 +66,10 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
             if count
         )
         losses = f"; the connection to the PLC was lost {number_of(self.losses, '[time|times]')}" if self.losses else ""
+        withheld = "; the PLC was not given {}, which were too old"
+        old = withheld.format(number_of(self.withheld, "[verdict|verdicts]")) if self.withheld else ""
         text = f"{judged or f'no {self.kind} was judged'}{reasons and f' ({reasons})'}"
-        return f"{self.kind}s: {text}{parts and f'; parts: {parts}'}{undelivered}{losses}"
+        return f"{self.kind}s: {text}{parts and f'; parts: {parts}'}{undelivered}{old}{losses}"
 
 
 def judge_arrivals(
@@ -130,7 +134,7 @@ def judge_arrivals(
             for courier in couriers:
                 courier.end(when_done=options.once, is_stopping=lambda: station.is_stopping)
         waiting = {courier.receiver: ledger.waiting(courier.receiver) for courier in couriers}
-        losses = 0 if link is None else link.losses
+        losses, withheld = (0, 0) if link is None else (link.losses, link.withheld)
         return Summary(
             files=files,
             parts=parts,
@@ -138,6 +142,7 @@ def judge_arrivals(
             undelivered=waiting,
             reasons=reasons,
             losses=losses,
+            withheld=withheld,
             kind="file" if options.camera is None else "frame",
         )
 

@@ -56,11 +56,13 @@ class Spool:
         lost: None: there is always a folder.
         left_out: None: nothing is left out.
         is_blind: Whether the camera is gone.
+        began: When what an earlier process left was taken.
     """
 
     lost: str | None = None
     left_out: str | None = None
     is_blind = False
+    began = float("-inf")
     others: tuple[int, str | None] = (0, None)
 
     def __init__(self, folder: Path, camera: str, room: int, *, keep: bool) -> None:
@@ -87,6 +89,7 @@ class Spool:
         names = [name for name in found if not is_known(name, Identity.of((self._folder / name).stat()))]
         for name in names:
             self._add(name, max(len(infos_of(self._folder / name)), 1) if name.endswith(NO_IMAGE) else 1)
+        self.began = time.monotonic()
         return names
 
     def __enter__(self) -> Spool:

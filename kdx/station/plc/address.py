@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -21,6 +22,8 @@ POLICIES = ("Basic256Sha256", "Aes128Sha256RsaOaep", "Aes256Sha256RsaPss")
 _MODES = ("SignAndEncrypt", "Sign")
 # The longest part: Modbus writes at most 123 registers at once.
 _PART_ID_BYTES, _LONGEST_PART_ID = 32, 200
+_LONGEST_AGE = 86_400
+_SHARED = ("part_id_bytes", "acknowledge", "max_age")
 _EXPECTED = "modbus://HOST[:PORT]/REGISTER or opc.tcp://[USER@]HOST[:PORT][/PATH]?node=NODE"
 
 
@@ -36,6 +39,7 @@ class ModbusAddress:
         order: The order of a float32's bytes, one of :data:`ORDERS`.
         part_id_bytes: How many bytes the identifier of a part may have.
         acknowledges: Whether the PLC says which result it took.
+        max_age: The seconds after which a result is not given to the PLC any more, or None.
     """
 
     host: str
@@ -45,6 +49,7 @@ class ModbusAddress:
     order: str = "ABCD"
     part_id_bytes: int = _PART_ID_BYTES
     acknowledges: bool = True
+    max_age: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,6 +84,7 @@ class OpcUaAddress:
         security: How the connection is secured; None for no security.
         part_id_bytes: How many bytes the identifier of a part may have.
         acknowledges: Whether the PLC says which result it took.
+        max_age: The seconds after which a result is not given to the PLC any more, or None.
     """
 
     name: str
@@ -89,6 +95,7 @@ class OpcUaAddress:
     security: Security | None = None
     part_id_bytes: int = _PART_ID_BYTES
     acknowledges: bool = True
+    max_age: float | None = None
 
 
 PlcAddress: TypeAlias = ModbusAddress | OpcUaAddress
@@ -128,7 +135,7 @@ def parse_plc(url: str) -> PlcAddress:
 def _modbus(url: str, parts: SplitResult, port: int) -> ModbusAddress:
     if parts.username is not None:
         raise OptionError("`plc` names a user, and Modbus has no users", received=url, fix="leave the user out")
-    options = _options(url, parts, ("unit", "order", "part_id_bytes", "acknowledge"))
+    options = _options(url, parts, ("unit", "order", *_SHARED))
     order = options.get("order", ModbusAddress.order)
     if order not in ORDERS:
         raise _invalid(url, "order", ", ".join(ORDERS))
@@ -142,12 +149,13 @@ def _modbus(url: str, parts: SplitResult, port: int) -> ModbusAddress:
         order=order,
         part_id_bytes=part_id_bytes,
         acknowledges=_acknowledges(url, options),
+        max_age=_max_age(url, options),
     )
 
 
 def _opc_ua(url: str, parts: SplitResult, port: int) -> OpcUaAddress:
     files = ("certificate", "key", "server_certificate")
-    options = _options(url, parts, ("node", "policy", "mode", *files, "part_id_bytes", "acknowledge"))
+    options = _options(url, parts, ("node", "policy", "mode", *files, *_SHARED))
     if not options.get("node"):
         raise OptionError(
             "`plc` does not name the node below which the PLC's variables are",
@@ -172,6 +180,7 @@ def _opc_ua(url: str, parts: SplitResult, port: int) -> OpcUaAddress:
         security=security,
         part_id_bytes=_part_id_bytes(url, options),
         acknowledges=_acknowledges(url, options),
+        max_age=_max_age(url, options),
     )
 
 
@@ -209,7 +218,7 @@ def _options(url: str, parts: SplitResult, known: tuple[str, ...]) -> dict[str, 
     for pair in parts.query.split("&") if parts.query else ():
         name, has_value, value = pair.partition("=")
         if name not in known or not has_value:
-            raise OptionError(f"`plc` has an unknown option: {pair}", expected=", ".join(known), received=url)
+            raise OptionError(f"`plc` has an unknown option: {name}", expected=f"{', '.join(known)}, each with a value")
         if name in options:
             raise OptionError(f"`plc` says {name} twice", received=url, fix="leave out one of them")
         options[name] = unquote(value)
@@ -229,6 +238,15 @@ def _acknowledges(url: str, options: Mapping[str, str]) -> bool:
     if text not in {"yes", "no"}:
         raise _invalid(url, "acknowledge", "yes or no")
     return text == "yes"
+
+
+def _max_age(url: str, options: Mapping[str, str]) -> float | None:
+    if "max_age" not in options:
+        return None
+    with contextlib.suppress(ValueError):
+        if 0 < (seconds := float(options["max_age"])) <= _LONGEST_AGE:
+            return seconds
+    raise _invalid(url, "max_age", f"seconds, above 0 and up to {_LONGEST_AGE}")
 
 
 def _whole(url: str, name: str, text: str, least: int, most: int) -> int:

@@ -7,6 +7,8 @@ A result is written first and its sequence number last. Where the PLC acknowledg
 is written when it has taken this one; otherwise the sequence number is 0 while a result is written,
 so that a PLC which reads the same number before and after a result has read one result. While the
 PLC repeatedly gets no results, its status is a fault, and the heartbeat stands still.
+
+A result that waited for longer than the PLC allows is not shown any more: its part is gone.
 """
 
 from __future__ import annotations
@@ -15,11 +17,13 @@ import contextlib
 import threading
 import time
 from collections.abc import Callable
+from itertools import takewhile
 from pathlib import Path
 
 from kdx.errors import KdxError, OutputError
 from kdx.station.ledger import Ledger
 from kdx.station.plc.address import ModbusAddress, PlcAddress
+from kdx.station.plc.ages import Ages
 from kdx.station.plc.plc import Plc, PlcAwayError, PlcError, PlcRefusesError
 from kdx.station.plc.result import following
 from kdx.station.plc.showing import Showing
@@ -34,6 +38,8 @@ _FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 5.0
 _FIRST_POLL, _LONGEST_POLL = 0.01, 0.1
 # After how long it is said that the PLC does not take a result.
 PATIENCE_SECONDS = 5.0
+# So many results that are too old are crossed off at once.
+_MOST_AT_ONCE = 1000
 # From how many results in a row that the PLC did not get the station is at fault.
 _MOST_FAILURES = 2
 
@@ -77,6 +83,7 @@ class PlcLink(threading.Thread):
     Attributes:
         is_away: Whether the PLC cannot be reached, or refuses what is written.
         losses: How often a connection was lost.
+        withheld: How many results were too old for the PLC.
     """
 
     receiver = "plc"
@@ -87,6 +94,7 @@ class PlcLink(threading.Thread):
         super().__init__(name=f"kdx link to {plc.name}", daemon=True)
         self._path, self._plc, self._say, self._clock = path, plc, say, clock
         self._showing = Showing(plc, say)
+        self._ages = Ages(plc.max_age, clock)
         self._failures = 0
         self._news = threading.Event()
         self._stopping = threading.Event()
@@ -100,9 +108,9 @@ class PlcLink(threading.Thread):
         self._poll = _FIRST_POLL
         self._pause = _FIRST_PAUSE
         self._said: set[str] = set()
-        self._is_late = False
+        self._is_late = self._is_withholding = False
         self.is_away = False
-        self.losses = 0
+        self.losses = self.withheld = 0
 
     def check(self) -> None:
         """Connect before anything is judged; a PLC that is away is said, and tried again later.
@@ -127,6 +135,15 @@ class PlcLink(threading.Thread):
         if status is not self._status:
             self._status = status
             self._news.set()
+
+    def expect(self, message: int, since: float) -> None:
+        """Take notice of a verdict before it is committed.
+
+        Args:
+            message: Its number in the outbox.
+            since: When its part was seen, by the clock of this link.
+        """
+        self._ages.note(message, since)
 
     def notice(self) -> None:
         """Take notice that there are new verdicts."""
@@ -197,6 +214,8 @@ class PlcLink(threading.Thread):
 
     def _open(self) -> None:
         self._plc.open()
+        if self._plc.max_age is not None and self._plc.acknowledges and self._plc.read().is_pending:
+            self._plc.write_sequence(0)  # it may be too old by now, and the heartbeat says: take it
         self._is_open = True
         self._shown = None
         self._next_beat = self._clock()
@@ -223,6 +242,8 @@ class PlcLink(threading.Thread):
         if not messages:
             return None if self._ends_when_done else HEARTBEAT_SECONDS
         message, line = messages[0]
+        if self._ages.is_over(message):
+            return self._withhold(ledger, message)
         if self._shown is None or self._shown[0] != message:
             self._shown = message, self._showing.show(ledger, message, line)
             self._poll, self._since = _FIRST_POLL, self._clock()
@@ -235,7 +256,26 @@ class PlcLink(threading.Thread):
         if self._is_late:
             self._is_late = False
             self._say(f"the PLC at {self._plc.name} acknowledges results again")
+        self._is_withholding = False
+        self._ages.forget(message)
         ledger.remove_messages([message])
+        return 0.0
+
+    def _withhold(self, ledger: Ledger, first: int) -> float:
+        """Cross off results that are too old; the first of them may be one that the PLC saw."""
+        old = [first]
+        if not self._showing.withdraw(ledger, first):
+            found = (number for number, _ in ledger.outbox(self.receiver, _MOST_AT_ONCE))
+            old = list(takewhile(self._ages.is_over, found))
+            if not self._is_withholding:
+                self._is_withholding = True
+                self._say(
+                    f"the PLC at {self._plc.name} is not given verdicts older than {self._plc.max_age:g} s: "
+                    f"{number_of(len(old), '[verdict|verdicts]')} so far"
+                )
+            self.withheld += len(old)
+        self._shown = None
+        ledger.remove_messages(old)
         return 0.0
 
     def _wait_for(self, ledger: Ledger, sequence: int) -> float | None:

@@ -57,6 +57,11 @@ class ModbusPlc:
         """As in the address."""
         return self._address.acknowledges
 
+    @property
+    def max_age(self) -> float | None:
+        """As in the address."""
+        return self._address.max_age
+
     def open(self) -> None:
         """Connect, and read all registers."""
         if not self._client.connect():

@@ -92,6 +92,11 @@ class OpcUaPlc:
         """As in the address."""
         return self._address.acknowledges
 
+    @property
+    def max_age(self) -> float | None:
+        """As in the address."""
+        return self._address.max_age
+
     def open(self) -> None:
         """Connect, and look at every variable."""
         if self._loop is None:

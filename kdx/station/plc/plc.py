@@ -55,6 +55,11 @@ class Plc(Protocol):
         """Whether the PLC says which result it took."""
         ...
 
+    @property
+    def max_age(self) -> float | None:
+        """The seconds after which a result is not given to the PLC any more, or None."""
+        ...
+
     def open(self) -> None:
         """Connect, and check that everything that is written exists."""
         ...

@@ -52,10 +52,24 @@ class Showing:
         self._plc.write_sequence(sequence)
         return sequence
 
-    def _number(self, ledger: Ledger, message: int, numbers: Numbers) -> tuple[int, bool]:
-        """Return the number of a result, and whether it was kept for it before."""
+    def withdraw(self, ledger: Ledger, message: int) -> bool:
+        """Let the PLC not see a result any more; return whether it took it before."""
+        if not self._plc.acknowledges:  # it had the result, or never will
+            return False
+        before, number = self._kept(ledger)
+        if self._plc.read().is_pending:
+            self._plc.write_sequence(0)
+        return before == message and self._plc.read().acknowledge == number
+
+    def _kept(self, ledger: Ledger) -> tuple[int, int]:
+        """Return the message that was shown last, and its number."""
         kept = ledger.fact(_FACT)
         before, number = (-1, 0) if kept is None else map(int, kept.split())
+        return before, number
+
+    def _number(self, ledger: Ledger, message: int, numbers: Numbers) -> tuple[int, bool]:
+        """Return the number of a result, and whether it was kept for it before."""
+        before, number = self._kept(ledger)
         shown = numbers.sequence
         is_other = self._plc.acknowledges and numbers.is_pending and (before, number) != (message, shown)
         if is_other and not self._has_seen_others:
@@ -67,7 +81,7 @@ class Showing:
             )
         if before == message:
             return number, True
-        if kept is None:
+        if before < 0:
             number = numbers.acknowledge if self._plc.acknowledges else shown
         number = following(number if number <= LAST_NUMBER else 0)
         # The PLC would not see that it is another result.

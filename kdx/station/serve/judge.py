@@ -45,8 +45,8 @@ class Observer(Protocol):
 class Keeper(Protocol):
     """Keeps verdicts before they are answered. A method raises a ``BackendError`` if it cannot."""
 
-    def keep(self, record: VerdictRecord) -> None:
-        """Keep a verdict."""
+    def keep(self, record: VerdictRecord, since: float) -> None:
+        """Keep a verdict on an image that came at some time."""
         ...
 
     def check(self) -> None:
@@ -65,6 +65,7 @@ class Job:
 
     def __init__(self, data: bytes, asked: Asked, frame: FrameInfo | None = None) -> None:
         self.data, self.asked, self.frame = data, asked, frame
+        self.came = time.monotonic()
 
     @cached_property
     def shown(self) -> Shown:
@@ -177,7 +178,7 @@ class Judge:
             height, width = frame.size
             answer = answer_of(record, verdict, MapPlace(width, height, detector.view), asked, frame.warnings)
             if self._keeper is not None:  # last: after another error, the part is undecided
-                self._keeper.keep(record)
+                self._keeper.keep(record, job.came)
             self.is_working = True
         except KdxError as error:
             if isinstance(error, BackendError):
@@ -204,7 +205,7 @@ class Judge:
         self.figures.missed.inc()
         assert job.frame is not None
         record = not_judged(job.shown, error, self.by, job.frame.reason)
-        self._keep_undecided(record)
+        self._keep_undecided(record, job.came)
         self._tell(job, record, None, time.perf_counter())
         return RefusedError(HTTPStatus.BAD_GATEWAY, error, record=record)
 
@@ -227,15 +228,15 @@ class Judge:
         self.is_working = False
         self.figures.failed.inc()
         record = not_judged(job.shown, error, self.by)
-        self._keep_undecided(record)
+        self._keep_undecided(record, job.came)
         self._tell(job, record, None, started)
         return RefusedError(HTTPStatus.INTERNAL_SERVER_ERROR, error, record=record)
 
-    def _keep_undecided(self, record: VerdictRecord) -> None:
+    def _keep_undecided(self, record: VerdictRecord, since: float) -> None:
         """Keep the record of a part without a verdict; that it cannot be kept is a failure too."""
         if self._keeper is not None:
             try:
-                self._keeper.keep(record)
+                self._keeper.keep(record, since)
             except BackendError:
                 self.is_working = False
 

@@ -97,13 +97,18 @@ class PlcPost:
             raise
         self._link.start()
 
-    def keep(self, record: VerdictRecord) -> None:
+    def keep(self, record: VerdictRecord, since: float) -> None:
         """Keep a verdict.
+
+        Args:
+            record: Its record.
+            since: When its image came, by a clock that does not jump.
 
         Raises:
             BackendError: It cannot be kept, so nobody may act on it.
         """
-        self._do(lambda: self._ledger.post(PlcLink.receiver, encode_json(record, on_one_line=True) + b"\n"))
+        line = encode_json(record, on_one_line=True) + b"\n"
+        self._do(lambda: self._link.expect(self._ledger.post(PlcLink.receiver, line), since))
         self._link.notice()
 
     def check(self) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +55,9 @@ class Box:
 
     receiver = "box"
 
+    def expect(self, message: int, since: float) -> None:
+        pass
+
     def notice(self) -> None:
         pass
 
@@ -75,14 +78,18 @@ def options_for(root: Path, **given: Any) -> WatchOptions:
 
 
 def run(
-    options: WatchOptions, say: Callable[[str], None] = lambda _: None, bundles: Any = (), **given: Any
+    options: WatchOptions,
+    say: Callable[[str], None] = lambda _: None,
+    bundles: Any = (),
+    post: Sequence[Any] = (),
+    **given: Any,
 ) -> Iterator[Record]:
     """Let a station judge what is there, and yield its records."""
     options.out.mkdir(exist_ok=True)
     ledger = Ledger(options.out / FILE, create=True)
     try:
         judge = stand_in(options.folder, options.pattern, heat_maps=options.heat_maps)
-        yield from Station(options, ledger, bundles, judge, [Box()], say, **given).records()  # type: ignore[arg-type]
+        yield from Station(options, ledger, bundles, judge, post or [Box()], say, **given).records()  # type: ignore[arg-type]
     finally:
         ledger.close()
 

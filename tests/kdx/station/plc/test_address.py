@@ -17,6 +17,7 @@ from kdx.station.plc.address import ModbusAddress, parse_plc
             "modbus://10.0.0.5/7?order=CDAB&part_id_bytes=8&acknowledge=no",
             ModbusAddress(host="10.0.0.5", port=502, register=7, order="CDAB", part_id_bytes=8, acknowledges=False),
         ),
+        ("modbus://plc/7?max_age=2.5", ModbusAddress(host="plc", port=502, register=7, max_age=2.5)),
         ("modbus://plc/65512", ModbusAddress(host="plc", port=502, register=65_512)),
     ],
 )
@@ -40,12 +41,16 @@ def test_a_url_names_registers(url, address):
         ("modbus://user@plc/0", "names a user"),
         ("modbus://plc/0?unit=256", "invalid: unit"),
         ("modbus://plc/0?unit=1&unit=2", "says unit twice"),
-        ("modbus://plc/0?units=1", "unknown option: units=1"),
+        ("modbus://plc/0?units=1", "unknown option: units"),
         ("modbus://plc/0?unit", "unknown option: unit"),
         ("modbus://plc/0?order=abcd", "invalid: order"),
         ("modbus://plc/0?part_id_bytes=7", "invalid: part_id_bytes"),
         ("modbus://plc/0?part_id_bytes=202", "invalid: part_id_bytes"),
         ("modbus://plc/0?acknowledge=false", "invalid: acknowledge"),
+        ("modbus://plc/0?max_age=0", "invalid: max_age"),
+        ("modbus://plc/0?max_age=86401", "invalid: max_age"),
+        ("modbus://plc/0?max_age=nan", "invalid: max_age"),
+        ("modbus://plc/0?max_age=10s", "invalid: max_age"),
     ],
 )
 def test_other_texts_are_refused(url, message):

@@ -73,6 +73,19 @@ def test_each_verdict_is_taken_once_across_a_restart(bundle, tmp_path, at, plc, 
     assert [(one.sequence, one.decision, one.part_id) for one in plc.taken] == [(1, 1, "A"), (2, 1, "B")]
 
 
+def test_a_verdict_of_an_earlier_process_is_not_given_to_a_plc_that_takes_young_ones_alone(
+    bundle, tmp_path, at, plc, image
+):
+    plc.takes = False
+    with serving(bundle, tmp_path, at) as server:
+        assert Client(server.url).post("/v1/verdicts?part_id=old", image).status == 200
+    plc.takes = True
+    with serving(bundle, tmp_path, f"{at}?max_age=600") as server:
+        assert Client(server.url).post("/v1/verdicts?part_id=new", image).status == 200
+        plc.wait_for(lambda: len(plc.taken) > 0)
+    assert [one.part_id for one in plc.taken] == ["new"]
+
+
 def test_a_verdict_that_cannot_be_kept_for_the_plc_is_no_verdict(bundle, tmp_path, at, plc, image, monkeypatch):
     is_full = threading.Event()
     post, set_fact = Ledger.post, Ledger.set_fact
@@ -144,9 +157,9 @@ def test_a_missed_trigger_is_kept_by_the_thread_of_the_judge(bundle, tmp_path, a
         kept: list[str] = []
         keep = judge._keeper.keep
 
-        def keep_noted(record: Any) -> None:
+        def keep_noted(*given: Any) -> None:
             kept.append(threading.current_thread().name)
-            keep(record)
+            keep(*given)
 
         judge._keeper.keep = keep_noted
         asked = SimpleNamespace(image=None, part_id="A", product=None)
