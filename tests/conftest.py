@@ -182,11 +182,16 @@ def write_dataset(root: Path, *, train: int = 12, good: int = 4, scratch: int = 
 
 
 @pytest.fixture(scope="session", autouse=True)
-def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Keep what kdx measures and compiles here out of the user's cache."""
+def own_settings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    """Keep what kdx measures and compiles here out of the user's cache; the settings of tests."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("KDX_CACHE_DIR", str(tmp_path_factory.mktemp("cache")))
-        yield
+        yield settings()
+
+
+def settings() -> dict[str, str]:
+    """The settings of kdx in the environment."""
+    return {name: value for name, value in os.environ.items() if name.startswith("KDX_")}
 
 
 def stated_latency(name: str, ms: float, runs: int) -> Latency:
@@ -270,6 +275,12 @@ def nothing_waits_for_the_disk() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "fsync", lambda handle: None)
         yield
+
+
+@pytest.fixture(autouse=True)
+def settings_stay(own_settings: dict[str, str]) -> None:
+    """Begin no test with a setting that an earlier one, or a fixture of several, left behind."""
+    assert settings() == own_settings
 
 
 @pytest.fixture(autouse=True)

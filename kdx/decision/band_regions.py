@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import find_objects, label
 
 from kdx.decision.regions import NEIGHBOURS, Patch
 
@@ -26,6 +25,9 @@ class BandRegions:
 
     def add(self, first_row: int, band: NDArray[np.float32]) -> None:
         """Add the next rows ``(h, w)`` of the map."""
+        # To import SciPy takes as long as the rest of a process that scores; most need no regions.
+        from scipy.ndimage import find_objects, label
+
         labels, count = label(band > self._threshold, NEIGHBOURS)
         start = len(self._patches)
         for number, (rows, columns) in enumerate(find_objects(labels), start=1):

@@ -7,7 +7,6 @@ from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import find_objects, label
 
 from kdx.decision.map_files import MapPlace
 from kdx.decision.regions import NEIGHBOURS, Region
@@ -38,6 +37,9 @@ def outlines_of(
         pixel_threshold: The value that all values of a region exceed.
         place: The part of the image that the map covers.
     """
+    # To import SciPy takes as long as the rest of a process that scores; most need no regions.
+    from scipy.ndimage import find_objects, label
+
     labels, _ = label(anomaly_map > pixel_threshold, NEIGHBOURS)
     parts = find_objects(labels)
     (left, top, _, _), (down, across) = place.box, place.steps(anomaly_map.shape)

@@ -12,7 +12,6 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import find_objects, label
 
 from kdx.decision.verdict import require_whole_map
 from kdx.errors import InputError, OptionError
@@ -111,6 +110,9 @@ def find_regions(
     require_whole_map(anomaly_map)
     if not np.isfinite(anomaly_map).all():
         raise invalid_answer("values that are not finite")
+    # To import SciPy takes as long as the rest of a process that scores; most need no regions.
+    from scipy.ndimage import find_objects, label
+
     labels, _ = label(anomaly_map > pixel_threshold, NEIGHBOURS)
     patches = [
         Patch.of(labels[place] == number, anomaly_map[place], place[0].start, place[1].start)

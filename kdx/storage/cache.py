@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 VARIABLE = "KDX_CACHE_DIR"
@@ -27,3 +29,20 @@ def cache_folder() -> Path | None:
         return Path(base).expanduser() / "kdx"
     except RuntimeError:  # no home
         return None
+
+
+@contextlib.contextmanager
+def nothing_cached() -> Iterator[None]:
+    """Keep what is measured and compiled meanwhile out of the user's cache, and read nothing of it.
+
+    It is a setting of the whole process: not for threads that do other work at the same time.
+    """
+    before = os.environ.get(VARIABLE)
+    os.environ[VARIABLE] = ""
+    try:
+        yield
+    finally:
+        if before is None:
+            os.environ.pop(VARIABLE)
+        else:
+            os.environ[VARIABLE] = before

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import gc
-import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 
 import msgspec
 
@@ -16,7 +14,7 @@ from kdx.errors import BackendError
 from kdx.progress import Progress
 from kdx.runtime.backend_table import BACKENDS
 from kdx.runtime.machine import Machine, describe_machine, package_versions
-from kdx.storage.cache import VARIABLE as CACHE_VARIABLE
+from kdx.storage.cache import nothing_cached
 from kdx.storage.files import sha256_bytes
 from kdx.storage.json_records import now
 from kdx.workflows.fit.advice import advice, next_command, reason_of, teacher_lines, trial_line
@@ -64,7 +62,7 @@ def fit(request: FitRequest, progress: Progress, say: Callable[[str], None]) -> 
     folder = FitFolder(request.out, _settings(request, material))
     folder.begin(force=request.force)
     machine = describe_machine(request.threads, package_versions((*TRAINING_PACKAGES, "openvino")))
-    with _nothing_cached():
+    with nothing_cached():
         screened = screen(request, material, folder, _screening_key(request, material, machine), progress)
         passed = [one for one in screened if one.outcome == "may keep"]
         say(f"{len(passed)} of {len(screened)} candidates may keep {request.budget_ms:g} ms at p{request.percentile:g}")
@@ -238,17 +236,3 @@ def _accuracy(trial: Trial) -> float:
 
 def _latency(screened: Screened) -> float:
     return screened.fastest.p50_ms or 0.0 if screened.fastest else 0.0
-
-
-@contextlib.contextmanager
-def _nothing_cached() -> Iterator[None]:
-    """Keep the compiled models of candidates out of the user's cache."""
-    before = os.environ.get(CACHE_VARIABLE)
-    os.environ[CACHE_VARIABLE] = ""
-    try:
-        yield
-    finally:
-        if before is None:
-            os.environ.pop(CACHE_VARIABLE)
-        else:
-            os.environ[CACHE_VARIABLE] = before

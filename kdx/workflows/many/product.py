@@ -7,7 +7,6 @@ A bundle under its own name is finished: trained, calibrated and verified. Until
 from __future__ import annotations
 
 import contextlib
-import os
 import shutil
 import time
 import warnings
@@ -25,7 +24,7 @@ from kdx.imaging.tiling import TileRequest
 from kdx.imaging.value_range import NarrowRanges, counted
 from kdx.progress import SILENT
 from kdx.remarks import Remark
-from kdx.storage.cache import VARIABLE as CACHE_VARIABLE
+from kdx.storage.cache import nothing_cached
 from kdx.storage.files import hash_of_hashes, new_folder, sha256_bytes, sha256_file, write_atomic
 from kdx.storage.json_records import encode_record, read_record
 from kdx.workflows.many.product_records import ProductOrder, ProductResult, TeacherOrder, TeacherResult
@@ -35,11 +34,11 @@ if TYPE_CHECKING:
     from kdx.bundle.bundle import Bundle
 
 
+# Times taken beside other products' training say nothing, and must not be remembered.
+@nothing_cached()
 def make(order: ProductOrder) -> ProductResult:
     """Make a product's bundle unless nothing changed; a failure is part of the result."""
     started = time.perf_counter()
-    # Times taken beside other products' training say nothing, and must not be remembered.
-    os.environ[CACHE_VARIABLE] = ""
     fingerprint = ""
     try:
         folder = _open(order)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,7 +21,7 @@ from kdx.folders.data_folder import FolderOptions
 from kdx.imaging.image_size import ImageSize
 from kdx.imaging.value_range import NarrowRanges, counted
 from kdx.remarks import remark
-from kdx.storage.cache import VARIABLE as CACHE_VARIABLE
+from kdx.storage.cache import nothing_cached
 from kdx.storage.files import hash_of_hashes, sha256_bytes, sha256_file
 from kdx.storage.json_records import read_record
 from kdx.workflows.many.product import failed, keep
@@ -173,10 +172,10 @@ def made_teacher(order: TeacherOrder) -> TeacherResult | None:
     return None
 
 
+@nothing_cached()  # as for products
 def make_teacher(order: TeacherOrder) -> TeacherResult:
     """Make a shared teacher unless it exists; a failure is part of the result."""
     started = time.perf_counter()
-    os.environ[CACHE_VARIABLE] = ""  # as for products
     fingerprint = ""
     try:
         if (made := made_teacher(order)) is not None:

@@ -41,7 +41,7 @@ def old_station(tmp_path: Path, monkeypatch) -> Path:
 
 def test_a_ledger_of_schema_1_is_continued(old_station):
     """What has its verdict is not judged again, although the ledger did not know it so exactly."""
-    (old_station / "in/b.png").write_text("good b now")
+    (old_station / "in/b.png").write_text("good b now", encoding="utf-8")
     os.utime(old_station / "in/b.png", ns=(MTIME_NS, MTIME_NS))
     drop(old_station, f="review")
     options = options_for(old_station, keep=parse_keep("defective=1y"))

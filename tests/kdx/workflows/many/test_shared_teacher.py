@@ -47,11 +47,6 @@ shared_teacher = "line4"
 """
 
 
-@pytest.fixture(autouse=True)
-def without_cache(monkeypatch):
-    monkeypatch.setenv("KDX_CACHE_DIR", "")  # as make and make_teacher set it
-
-
 def orders(folder: Path, products: dict[str, tuple[Path, str]], defaults: str = DEFAULTS) -> list[ProductOrder]:
     path = folder / "catalog.toml"
     tables = [f"[products.{name}]\ndata = '{data}'\n{keys}\n" for name, (data, keys) in products.items()]

@@ -211,7 +211,6 @@ def test_training_resumes_where_a_call_stopped_and_starts_again_for_other_option
         trained.append(resume)
         raise RuntimeError("the power is gone")
 
-    monkeypatch.setenv("KDX_CACHE_DIR", "")  # as make sets it
     monkeypatch.setattr(product, "_train", stop_after_training)
     order = order_of(tmp_path, dataset)
     first = product.make(order)
@@ -226,7 +225,6 @@ def test_training_resumes_where_a_call_stopped_and_starts_again_for_other_option
 
 
 def test_a_product_that_failed_before_its_images_were_read_is_continued(dataset_copy, tmp_path, monkeypatch):
-    monkeypatch.setenv("KDX_CACHE_DIR", "")  # as make sets it
     order = order_of(tmp_path, dataset_copy)
     begun = product._result(order, "begun", product.product_fingerprint(order, product._open(order)))
     product.keep(order, begun)
@@ -246,7 +244,6 @@ def test_a_product_that_failed_before_its_images_were_read_is_continued(dataset_
 
 @pytest.mark.slow
 def test_a_product_gets_an_int8_stage(dataset, tmp_path, monkeypatch):
-    monkeypatch.setenv("KDX_CACHE_DIR", "")  # as make sets it
     monkeypatch.setattr("kd_train.training.quantization._EPOCHS", 1)
     monkeypatch.setattr("kdx.verification.decisions.decision_faults", lambda *_: [])
     keys = "precision = 'int8'\nprecisions = ['fp32', 'int8']\n"
@@ -286,7 +283,6 @@ def test_a_folder_with_the_catalogue_alone_is_taken(dataset, tmp_path):
 
 @pytest.mark.slow
 def test_frames_in_tiles_with_a_level_map(large_frames, tmp_path, monkeypatch):
-    monkeypatch.setenv("KDX_CACHE_DIR", "")  # as make sets it
     keys = 'tile = 64\nframe = [96, 160]\noverlap = 32\ntile_batch = 2\nper_position = true\nbackbone = "test_resnet"\n'
     result = product.make(order_of(tmp_path, large_frames, keys))
     assert result.error is None
@@ -298,7 +294,6 @@ def test_frames_in_tiles_with_a_level_map(large_frames, tmp_path, monkeypatch):
 
 
 def test_a_folder_in_a_bundles_place_is_not_touched(dataset, tmp_path, monkeypatch):
-    monkeypatch.setenv("KDX_CACHE_DIR", "")  # as make sets it
     (tmp_path / "out/a.kdx").mkdir(parents=True)
     (tmp_path / "out/a.kdx/thesis.txt").write_text("precious", encoding="utf-8")
     result = product.make(order_of(tmp_path, dataset))
@@ -342,7 +337,6 @@ def test_what_is_odd_among_pixels_is_in_the_products_result(dataset_copy, tmp_pa
     import numpy as np
     from PIL import Image
 
-    monkeypatch.setenv("KDX_CACHE_DIR", "")  # as make sets it
     for path in dataset_copy.glob("t*/*/*.png"):
         with Image.open(path) as image:
             values = np.asarray(image.convert("L")).astype(np.uint16) * 16
