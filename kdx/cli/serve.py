@@ -46,7 +46,7 @@ def serve(
     extras = "camera," * bool(camera) + "plc," * bool(plc) + "serve"
     with needs(extras, "kdx serve"):
         from kdx.station.plc.address import parse_plc
-        from kdx.station.plc.link import plc_at
+        from kdx.station.plc.connecting import plc_at
         from kdx.station.serve.options import ServeOptions, read_token
         from kdx.station.serve.server import LoadOptions, server_of
 

@@ -8,31 +8,23 @@ be lost, and network drives give none; so the folder is listed every few seconds
 from __future__ import annotations
 
 import heapq
-import logging
 import os
 import stat
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from queue import Empty, SimpleQueue
-from typing import Any, TypeAlias
-
-from watchdog.events import FileSystemEvent, FileSystemEventHandler
-from watchdog.observers import Observer
+from typing import Any
 
 from kdx.errors import DataError
 from kdx.folders.image_search import LeftOut, is_hidden, is_image_name, walk
-from kdx.station.ledger import Identity
+from kdx.station.judged_files import Identity
+from kdx.station.notices import FOLDER, RENAMED, Notice, observer_of
 
 # So many times as long as a listing took, no other one begins.
 _PAUSE_AFTER_LISTING = 5
-_CREATED, _RENAMED, _FOLDER = "created", "renamed", "folder"
-
-
-# What is noticed, of which path, and when.
-_Notice: TypeAlias = tuple[str, str, float]
 
 
 @dataclass
@@ -74,7 +66,7 @@ class Arrivals:
     ) -> None:
         self._folder, self._settle, self._scan_every = folder, settle, scan_every
         self._is_known, self._on_scan, self._clock = is_known, on_scan, clock
-        self._notices: SimpleQueue[_Notice | None] = SimpleQueue()
+        self._notices: SimpleQueue[Notice | None] = SimpleQueue()
         self._candidates: dict[str, _Candidate] = {}
         self._unsettled: dict[str, None] = {}  # by the time since which they are at rest
         self._complete: list[tuple[int, str]] = []  # a heap, by the order of arrival
@@ -88,7 +80,7 @@ class Arrivals:
         self.began = float("inf")
 
     def __enter__(self) -> Arrivals:
-        self._observer = _observer(self._folder, self._notices, self._clock)
+        self._observer = observer_of(self._folder, self._notices, self._clock)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -195,13 +187,13 @@ class Arrivals:
         return False
 
     def _take(self, kind: str, path: str, arrived: float) -> None:
-        if kind == _FOLDER:
+        if kind == FOLDER:
             # What is in it may have been there before it was watched.
             self._next_scan = min(self._next_scan, self._may_scan)
             return
         name = os.path.relpath(path, self._folder).replace(os.sep, "/")
         if not any(is_hidden(part) for part in name.split("/")):
-            self._see(name, arrived, is_renamed=kind == _RENAMED)
+            self._see(name, arrived, is_renamed=kind == RENAMED)
 
     def _scan(self) -> None:
         """List the folder, and leave time for other things where that takes long."""
@@ -287,46 +279,3 @@ class Arrivals:
         except OSError:
             return None
         return Identity.of(status) if stat.S_ISREG(status.st_mode) else None
-
-
-def _observer(folder: Path, notices: SimpleQueue[_Notice | None], clock: Callable[[], float]) -> Any:
-    """Start watchdog's observer of a folder, which puts its notices into a queue."""
-
-    class Handler(FileSystemEventHandler):
-        def on_any_event(self, event: FileSystemEvent) -> None:
-            for notice in _notices_of(event):
-                notices.put((*notice, clock()))
-
-    logging.getLogger("watchdog").addHandler(logging.NullHandler())  # it lists the folder again by itself
-    observer = _observer_type()
-    try:
-        observer.schedule(Handler(), os.fspath(folder), recursive=True)
-        observer.start()
-    except OSError as error:
-        raise DataError(
-            f"the system gives no notices of '{folder}': {error.strerror or error}",
-            fix="where it says that no space is left, raise fs.inotify.max_user_watches",
-        ) from error
-    return observer
-
-
-def _observer_type() -> Any:
-    """Return an observer that tells files that are renamed into the folder from created ones.
-
-    Only Linux does so; elsewhere, a file that was renamed comes to rest like any other.
-    """
-    with suppress(TypeError):
-        return Observer(generate_full_events=True)  # type: ignore[call-arg]
-    return Observer()
-
-
-def _notices_of(event: Any) -> Iterator[tuple[str, str]]:
-    kind, destination = event.event_type, os.fsdecode(event.dest_path)
-    if event.is_directory:
-        if kind in {"created", "moved"}:
-            yield _FOLDER, ""
-    elif kind == "moved":
-        if destination:
-            yield _RENAMED, destination
-    elif kind in {"created", "modified", "closed"}:
-        yield _CREATED, os.fsdecode(event.src_path)

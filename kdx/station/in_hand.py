@@ -12,7 +12,7 @@ from pathlib import Path
 
 import msgspec
 
-from kdx.station.ledger import Identity
+from kdx.station.judged_files import Identity
 from kdx.storage.json_records import UNREADABLE
 
 FILE = "in_hand.json"

@@ -16,7 +16,7 @@ from kdx.runtime.heat_map import heat_map
 from kdx.station.bundles import Bundles
 from kdx.station.camera.frames import NO_IMAGE, FrameError, FrameInfo, infos_of
 from kdx.station.in_hand import MOST_TRIES, InHand
-from kdx.station.ledger import Identity
+from kdx.station.judged_files import Identity
 from kdx.station.names import NamePattern, PartName
 from kdx.station.record import NotJudged, Shown, VerdictRecord, judged, not_judged
 from kdx.storage.files import sha256_bytes, sha256_file

@@ -16,7 +16,8 @@ from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import TypeAlias
 
-from kdx.station.ledger import GONE, LINKED, LINKING, MOVED, MOVING, REMOVING, Identity, JudgedFile, Ledger
+from kdx.station.judged_files import GONE, LINKED, LINKING, MOVED, MOVING, REMOVING, Identity, JudgedFile
+from kdx.station.ledger import Ledger
 from kdx.storage.files import is_disk_full, remove_leftovers, sha256_file, sync_folder, write_parts
 from kdx.storage.renames import rename_new
 

@@ -16,7 +16,8 @@ from pathlib import Path
 
 from kdx.decision.verdict import Decision
 from kdx.errors import OptionError
-from kdx.station.ledger import HERE, LINKED, Identity, JudgedFile, Ledger
+from kdx.station.judged_files import HERE, LINKED, Identity, JudgedFile
+from kdx.station.ledger import Ledger
 from kdx.storage.files import is_disk_full, sha256_file
 
 RECORDS, TOTAL = "records", "total"

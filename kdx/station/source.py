@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from kdx.station.ledger import Identity
+from kdx.station.judged_files import Identity
 
 
 class Source(Protocol):

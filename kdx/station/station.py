@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import Protocol, TypeAlias
+from typing import TypeAlias
 
 from kdx.errors import DataError, KdxError
 from kdx.station.arrivals import Arrivals
@@ -13,18 +13,20 @@ from kdx.station.backlog import Backlog
 from kdx.station.bundles import BundleRecord, Bundles
 from kdx.station.camera.frames import NO_IMAGE
 from kdx.station.heat_maps import HeatMaps
+from kdx.station.judged_files import HERE, LINKING, MOVING, REMOVING, Identity, JudgedFile
 from kdx.station.judging import JudgedImage
-from kdx.station.ledger import GONE, HERE, LINKING, MOVED, MOVING, REMOVING, Identity, JudgedFile, Ledger
+from kdx.station.known import KnownFiles
+from kdx.station.ledger import Ledger
 from kdx.station.lines import Lines
 from kdx.station.options import WatchOptions
 from kdx.station.parts import PartRecord, Parts
 from kdx.station.places import Places, free_place
+from kdx.station.post import Post
 from kdx.station.record import VerdictRecord, time_now
 from kdx.station.retention import Retention, StationClock
 from kdx.station.source import Source
 from kdx.station.status import Status
 from kdx.station.troubles import Troubles
-from kdx.storage.files import sha256_file
 from kdx.storage.json_output import encode_json
 from kdx.text import number_of
 
@@ -33,28 +35,8 @@ _PATIENCE_SECONDS = 0.5
 _RETENTION_SECONDS = 30.0
 # While files wait, lines are written and files are moved for several at once.
 _MOST_UNFINISHED = 16
-# How many files that left the watched folder by themselves are remembered: a drive that was not
-# mounted for a while may bring them back.
-_REMEMBERED = 100_000
 
 Record: TypeAlias = VerdictRecord | PartRecord
-
-
-class Post(Protocol):
-    """Takes messages from the outbox to one receiver."""
-
-    @property
-    def receiver(self) -> str:
-        """The receiver's name."""
-        ...
-
-    def expect(self, message: int, since: float) -> None:
-        """Take notice of a message before it is committed, and of when its part was seen."""
-        ...
-
-    def notice(self) -> None:
-        """Take notice that there are new messages."""
-        ...
 
 
 class Station:
@@ -95,14 +77,14 @@ class Station:
         self._parts = Parts(ledger, options.pattern.views, options.part_timeout, self._clock.now)
         self._retention = None if options.keep is None else Retention(options.out, ledger, options.keep, say)
         self._next_retention = time.monotonic()
-        self._known = ledger.known()
+        self._known = KnownFiles(options.folder, ledger)
         self._are_bundles_logged = False
         self._unfinished = 0
         self._is_stopping = False
         self._has_failed = False
         self.backlog = Backlog(options.backlog, say)
         self.arrivals: Source = source or Arrivals(
-            options.folder, options.settle, options.scan_every, self._is_known, self._forget_vanished
+            options.folder, options.settle, options.scan_every, self._known.is_judged, self._known.forget_vanished
         )
         self._troubles = Troubles(options, say, self.arrivals.left, lambda: self._is_stopping)
 
@@ -174,7 +156,8 @@ class Station:
         if arrived is None or self._is_stopping:
             return []
         name, identity = arrived
-        if self._is_unchanged(name, identity):
+        if self._known.is_unchanged(name, identity):
+            self.arrivals.done(name)
             return []
         judged = self._judge(name, identity)
         if judged is None:
@@ -222,7 +205,7 @@ class Station:
                     self._send(each, since)
         # From here on, it has its record, whatever happens.
         self._unfinished += 1
-        self._known[name] = identity
+        self._known.add(name, identity)
         self.arrivals.done(name)
         self._heat_maps.show(picture, record.verdict_id)
         if is_view and record.part_id is not None:
@@ -235,13 +218,7 @@ class Station:
         is_written = self._lines.write(self._clock.now())
         files = self._places.finish()
         self._unfinished = 0
-        for file in files:
-            if self._known.get(file.path) != file.identity:
-                continue  # another file has come to this path
-            if file.state in {MOVED, GONE}:
-                del self._known[file.path]
-            elif file.placed is not None:
-                self._known[file.path] = file.placed  # linking a file changes its status
+        self._known.settle(files)
         if is_written or files:
             self._troubles.change("disk", None, "there is room on the disk again")
 
@@ -324,39 +301,6 @@ class Station:
 
     def _is_done(self) -> bool:
         return self.arrivals.is_idle and not self._parts.is_waiting
-
-    def _is_known(self, name: str, identity: Identity) -> bool:
-        return self._known.get(name) == identity
-
-    def _is_unchanged(self, name: str, identity: Identity) -> bool:
-        """Whether a file is the image that has its verdict, although its status has changed.
-
-        A backup program links files, and others change permissions: the content decides.
-        """
-        before = self._known.get(name)
-        if before is None or not identity.is_like(before):
-            return False
-        try:
-            if identity.size and sha256_file(self._options.folder / name) != self._ledger.image_sha256(name):
-                return False
-        except OSError:  # the judge says why
-            return False
-        with self._ledger.transaction():
-            self._ledger.see_again(name, before, identity)
-        self._known[name] = identity
-        self.arrivals.done(name)
-        return True
-
-    def _forget_vanished(self, names: Sequence[str]) -> None:
-        """Forget files that are no longer in the folder, except the latest of them."""
-        if len(self._known) <= _REMEMBERED:
-            return
-        present = set(names)
-        vanished = [name for name in self._known if name not in present]
-        with self._ledger.transaction():
-            for name in vanished[: max(len(vanished) - _REMEMBERED, 0)]:
-                self._ledger.forget_path(name)
-                del self._known[name]
 
     def _say_left_out(self) -> None:
         """Say once what is in the folder and is not taken."""

@@ -23,7 +23,8 @@ from kdx.station.in_hand import InHand
 from kdx.station.judging import Judge
 from kdx.station.ledger import Ledger
 from kdx.station.options import WatchOptions
-from kdx.station.plc.link import PlcLink, link_to
+from kdx.station.plc.connecting import link_to
+from kdx.station.plc.link import PlcLink
 from kdx.station.record import VerdictRecord
 from kdx.station.station import Record, Station
 from kdx.station.status import Status

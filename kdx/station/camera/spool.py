@@ -20,7 +20,7 @@ import msgspec
 from numpy.typing import NDArray
 
 from kdx.station.camera.frames import NO_IMAGE, FrameInfo, encoded, infos_of
-from kdx.station.ledger import Identity
+from kdx.station.judged_files import Identity
 from kdx.station.record import NotJudged, time_now
 from kdx.storage.files import write_atomic
 

@@ -22,7 +22,6 @@ from pathlib import Path
 
 from kdx.errors import KdxError, OutputError
 from kdx.station.ledger import Ledger
-from kdx.station.plc.address import ModbusAddress, PlcAddress
 from kdx.station.plc.ages import Ages
 from kdx.station.plc.plc import Plc, PlcAwayError, PlcError, PlcRefusesError
 from kdx.station.plc.result import following
@@ -42,33 +41,6 @@ PATIENCE_SECONDS = 5.0
 _MOST_AT_ONCE = 1000
 # From how many results in a row that the PLC did not get the station is at fault.
 _MOST_FAILURES = 2
-
-
-def link_to(address: PlcAddress, path: Path, say: Callable[[str], None]) -> PlcLink:
-    """Return the connection to a PLC, which was tried once.
-
-    Args:
-        address: The PLC.
-        path: The ledger's file.
-        say: Is given what users should know. Another thread calls it too.
-
-    Raises:
-        PlcRefusesError: The PLC answers, and refuses what kdx asks.
-    """
-    link = PlcLink(path, plc_at(address), say)
-    link.check()
-    return link
-
-
-def plc_at(address: PlcAddress) -> Plc:
-    """Return the PLC at an address, which is not yet connected."""
-    if isinstance(address, ModbusAddress):
-        from kdx.station.plc.modbus import ModbusPlc
-
-        return ModbusPlc(address)
-    from kdx.station.plc.opcua import OpcUaPlc
-
-    return OpcUaPlc(address)
 
 
 class PlcLink(threading.Thread):

@@ -18,7 +18,7 @@ COUNT = 40
 
 
 def main(root: Path) -> None:
-    arrivals._observer = lambda *_: NoNotices()
+    arrivals.observer_of = lambda *_: NoNotices()
     troubles._AGAIN_SECONDS = 0.0
     disk = root / "out"
     disk.mkdir(parents=True)

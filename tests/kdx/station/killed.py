@@ -143,7 +143,7 @@ def kill_everywhere(root: Path, files: str) -> tuple[int, list[str]]:
 
 def main(work: str) -> None:
     observer: Callable[..., Any] = lambda *_: NoNotices()  # noqa: E731
-    arrivals._observer = observer
+    arrivals.observer_of = observer
     gc.freeze()
     report = {files: kill_everywhere(Path(work) / files, files) for files in EVERY}
     print(json.dumps(report))

@@ -14,8 +14,9 @@ from kdx.decision.verdict import Decision, Reason, Verdict
 from kdx.errors import DataError, ImageError
 from kdx.monitoring.judged_by import JudgedBy
 from kdx.station.database import FILE
+from kdx.station.judged_files import Identity
 from kdx.station.judging import JudgedImage
-from kdx.station.ledger import Identity, Ledger
+from kdx.station.ledger import Ledger
 from kdx.station.names import NamePattern
 from kdx.station.options import WatchOptions
 from kdx.station.record import NotJudged, Shown, judged, not_judged

@@ -11,7 +11,7 @@ import pytest
 from kdx.errors import DataError
 from kdx.station import arrivals
 from kdx.station.arrivals import Arrivals
-from kdx.station.ledger import Identity
+from kdx.station.judged_files import Identity
 
 
 class Clock:
@@ -105,7 +105,7 @@ def test_what_is_no_image_is_left_out_and_named_when_it_stays(folder, clock):
 
 
 def test_a_folder_that_is_gone_for_a_while_is_waited_for(folder, clock, monkeypatch):
-    monkeypatch.setattr(arrivals, "_observer", lambda *_: type("", (), {"stop": lambda _: 0, "join": lambda _: 0})())
+    monkeypatch.setattr(arrivals, "observer_of", lambda *_: type("", (), {"stop": lambda _: 0, "join": lambda _: 0})())
     (folder / "a.png").write_text("a", encoding="utf-8")
     with watcher(folder, clock, settle=0.0) as arriving:
         away = folder.rename(folder.with_name("away"))
@@ -158,6 +158,6 @@ def test_a_folder_without_notices_is_an_error(folder, clock, monkeypatch):
     def refuse(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(arrivals.Observer, "start", refuse)
+    monkeypatch.setattr("kdx.station.notices.Observer.start", refuse)
     with pytest.raises(DataError, match="no notices"), watcher(folder, clock):
         pass

@@ -15,8 +15,8 @@ from kdx.runtime.detector import Detector
 from kdx.station import bundles as bundles_module
 from kdx.station.bundles import Bundles, Loaded, LoadOptions
 from kdx.station.in_hand import MOST_TRIES, InHand
+from kdx.station.judged_files import Identity
 from kdx.station.judging import Judge
-from kdx.station.ledger import Identity
 from kdx.station.names import NamePattern, name_pattern
 from kdx.storage.files import sha256_file
 from tests.schema1 import FIXTURES, old_bundle

@@ -13,7 +13,7 @@ from tests.kdx.station.stations import NoNotices, drop, lines, options_for, run,
 
 @pytest.fixture(autouse=True)
 def only_lists(monkeypatch) -> None:
-    monkeypatch.setattr(arrivals, "_observer", lambda *_: NoNotices())
+    monkeypatch.setattr(arrivals, "observer_of", lambda *_: NoNotices())
 
 
 @pytest.mark.parametrize("files", ["stay", "move"])

@@ -25,7 +25,7 @@ MTIME_NS = 1_700_000_000_000_000_000
 @pytest.fixture
 def old_station(tmp_path: Path, monkeypatch) -> Path:
     """The folders of a station that an earlier version left."""
-    monkeypatch.setattr(arrivals, "_observer", lambda *_: NoNotices())
+    monkeypatch.setattr(arrivals, "observer_of", lambda *_: NoNotices())
     drop(tmp_path, a="good", b="defective", c="review", d="good", e="defective")
     for path in (tmp_path / "in").iterdir():
         os.utime(path, ns=(MTIME_NS, MTIME_NS))

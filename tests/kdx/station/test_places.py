@@ -18,7 +18,7 @@ from tests.kdx.station.test_retention import keep
 
 @pytest.fixture(autouse=True)
 def only_lists(monkeypatch) -> None:
-    monkeypatch.setattr(arrivals, "_observer", lambda *_: NoNotices())
+    monkeypatch.setattr(arrivals, "observer_of", lambda *_: NoNotices())
 
 
 @pytest.mark.parametrize("rename", [rename_new, across_devices])

@@ -22,7 +22,7 @@ DAY = 86_400.0
 
 @pytest.fixture(autouse=True)
 def only_lists(monkeypatch) -> None:
-    monkeypatch.setattr(arrivals, "_observer", lambda *_: NoNotices())
+    monkeypatch.setattr(arrivals, "observer_of", lambda *_: NoNotices())
 
 
 @pytest.fixture

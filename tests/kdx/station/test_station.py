@@ -20,7 +20,8 @@ import pytest
 from kdx.errors import DataError, OutputError
 from kdx.station import arrivals, database, heat_maps, lines, places, station, troubles
 from kdx.station.database import FILE
-from kdx.station.ledger import Identity, Ledger
+from kdx.station.judged_files import Identity
+from kdx.station.ledger import Ledger
 from kdx.station.names import name_pattern
 from kdx.station.retention import parse_keep
 from tests.kdx.station.stations import NoNotices, across_devices, drop, options_for, outbox, run, sorted_files
@@ -33,7 +34,7 @@ VIEWS = name_pattern(None, r"^(?P<part>.+?)-(?P<view>\w+)\.png$", ["left", "righ
 @pytest.fixture(autouse=True)
 def only_lists(monkeypatch) -> None:
     """Let folders be listed only: notices have tests of their own."""
-    monkeypatch.setattr(arrivals, "_observer", lambda *_: NoNotices())
+    monkeypatch.setattr(arrivals, "observer_of", lambda *_: NoNotices())
     monkeypatch.setattr(troubles, "_AGAIN_SECONDS", 0.0)
 
 

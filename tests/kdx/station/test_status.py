@@ -14,7 +14,7 @@ from tests.kdx.station.stations import BY, NoNotices, drop, options_for, run
 
 @pytest.fixture(autouse=True)
 def only_lists(monkeypatch) -> None:
-    monkeypatch.setattr(arrivals, "_observer", lambda *_: NoNotices())
+    monkeypatch.setattr(arrivals, "observer_of", lambda *_: NoNotices())
     monkeypatch.setattr(troubles, "_AGAIN_SECONDS", 0.0)
 
 

@@ -18,9 +18,11 @@ import pytest
 
 from kdx.station import arrivals, station, troubles
 from kdx.station.database import FILE
-from kdx.station.ledger import Identity, Ledger
+from kdx.station.judged_files import Identity
+from kdx.station.ledger import Ledger
 from kdx.station.plc.address import parse_plc
-from kdx.station.plc.link import HEARTBEAT_SECONDS, PATIENCE_SECONDS, PlcLink, plc_at
+from kdx.station.plc.connecting import plc_at
+from kdx.station.plc.link import HEARTBEAT_SECONDS, PATIENCE_SECONDS, PlcLink
 from kdx.station.plc.plc import PlcRefusesError
 from kdx.station.plc.result import LAST_NUMBER
 from kdx.station.station import Station
@@ -468,7 +470,7 @@ def test_a_full_disk_neither_doubles_a_result_nor_ends_the_connection(ledger, mo
 
 
 def test_a_full_disk_lets_the_heartbeat_stand_still_until_a_verdict_is_recorded(tmp_path, ledger, monkeypatch):
-    monkeypatch.setattr(arrivals, "_observer", lambda *_: NoNotices())
+    monkeypatch.setattr(arrivals, "observer_of", lambda *_: NoNotices())
     monkeypatch.setattr(troubles, "_AGAIN_SECONDS", 0.0)
     fails, add = iter(range(3)), Ledger.add_file
 
@@ -506,7 +508,7 @@ def test_the_end_is_told(ledger, status, last):
 
 def test_judging_that_hangs_stops_the_heartbeat(tmp_path, ledger, monkeypatch):
     """The station runs in a thread of its own, and its detector waits in the middle of a call."""
-    monkeypatch.setattr(arrivals, "_observer", lambda *_: NoNotices())
+    monkeypatch.setattr(arrivals, "observer_of", lambda *_: NoNotices())
     monkeypatch.setattr(station, "_PATIENCE_SECONDS", 0.01)
     drop(tmp_path, a="good")
     options = options_for(tmp_path, once=False)

@@ -15,7 +15,7 @@ from kdx.station.database import FILE
 from kdx.station.ledger import Ledger
 from kdx.station.plc.address import PASSWORD as VARIABLE
 from kdx.station.plc.address import OpcUaAddress, Security, parse_plc
-from kdx.station.plc.link import plc_at
+from kdx.station.plc.connecting import plc_at
 from kdx.station.plc.plc import PlcRefusesError
 from kdx.station.status import Status
 from tests.kdx.station.plc.opcua_server import NAMESPACE, PASSWORD, USER, Server

@@ -17,7 +17,7 @@ from kdx.station.camera import held as holding
 from kdx.station.camera.frames import CameraGoneError, FrameInfo
 from kdx.station.ledger import Ledger
 from kdx.station.plc.address import parse_plc
-from kdx.station.plc.link import plc_at
+from kdx.station.plc.connecting import plc_at
 from kdx.station.record import NotJudged, time_now
 from kdx.station.status import Status
 from tests.kdx.station.camera.clips import ScriptedCamera
