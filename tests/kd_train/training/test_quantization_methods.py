@@ -10,6 +10,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from PIL import Image
 
 from kd_export.onnx.onnx_export import export_onnx
 from kd_export.precision.quantize import quantize_by
@@ -23,6 +24,7 @@ from kd_train.training.trained_pair import fuse, load_pair
 from kdx.imaging.images import read_image
 from kdx.imaging.tiling import TileRequest
 from kdx.storage.json_records import INT8_FOLDER
+from tests.conftest import CAMERA
 from tests.tiny_training import TINY
 
 pytestmark = pytest.mark.slow
@@ -40,8 +42,8 @@ def with_stage(run: Path, copy: Path) -> Run:
 
 
 def graph_of(detector, plan, folder: Path) -> onnx.ModelProto:
-    """Return the INT8 graph of a detector."""
-    export_onnx(detector, folder / "model.onnx", max_batch=1, metadata={})
+    """Return the INT8 graph of a detector of the structure that the fixtures have exported."""
+    export_onnx(detector, folder / "model.onnx", max_batch=8, metadata={})
     return quantize_by(onnx.load(folder / "model.onnx"), plan)
 
 
@@ -66,9 +68,12 @@ def test_every_method_learns_in_int8_for_cameras_of_either_order(trained, tmp_pa
     most = np.abs(wrong / scores - 1).argmax()
     assert not np.isclose(scores[most], wrong[most], rtol=1e-3)
     np.testing.assert_allclose(scores[most], other[most], rtol=1e-3)
-    plan = stage.config.quantized.plan
-    for order, seen in (("rgb", images), ("bgr", np.ascontiguousarray(images[..., ::-1]))):
-        graph = graph_of(pair.detector(stage.input_for(None, order)), plan, tmp_path)
+    plan, (height, width) = stage.config.quantized.plan, CAMERA
+    frames = np.stack([np.asarray(Image.fromarray(image).resize((width, height))) for image in images])
+    with torch.inference_mode():
+        scores = fuse(stage.config, pair, stage.input_for(CAMERA))(torch.from_numpy(frames))[1].numpy()[:, 0]
+    for order, seen in (("rgb", frames), ("bgr", np.ascontiguousarray(frames[..., ::-1]))):
+        graph = graph_of(pair.detector(stage.input_for(CAMERA, order)), plan, tmp_path)
         np.testing.assert_allclose(run_onnxruntime(graph, seen).scores[:, 0], scores, rtol=0.02)
 
 
