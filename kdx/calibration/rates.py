@@ -6,7 +6,6 @@ import math
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import binom, binomtest
 
 from kdx.bundle.stored_threshold import ReviewBand, Threshold
 from kdx.bundle.threshold_checks import kept_ranks, rank_of
@@ -68,11 +67,22 @@ def quantile_with_interval(
     tail = (1 - CONFIDENCE) / 2
     quantile = 1 - false_reject_rate
     # P(order statistic i is below the quantile) = P(Binomial(n, quantile) >= i).
-    low = int(binom.ppf(tail, n, quantile))
-    high = int(binom.ppf(1 - tail, n, quantile)) + 1
+    low, high = _binomial_quantiles(n, quantile, tail, 1 - tail)
+    high += 1
     lower = float(ordered[low - 1]) if low >= 1 else None
     upper = float(ordered[high - 1]) if high <= n else None
     return float(ordered[k - 1]), (lower, upper)
+
+
+def _binomial_quantiles(n: int, share: float, *probabilities: float) -> list[int]:
+    """Return quantiles of the number of n events, each of which has the probability ``share``.
+
+    ``scipy.stats`` has them too, but its import takes longer than most commands.
+    """
+    from scipy.special import bdtr
+
+    not_exceeded = bdtr(np.arange(n + 1.0), n, share)
+    return [min(int(found), n) for found in np.searchsorted(not_exceeded, probabilities)]
 
 
 def review_band(scores: NDArray[np.float64], rate: float, threshold: float) -> ReviewBand:
@@ -128,8 +138,12 @@ def share_interval(events: int, trials: int) -> tuple[float, float]:
         events: The number of images that were counted.
         trials: The number of all images, above 0.
     """
-    interval = binomtest(events, trials).proportion_ci(CONFIDENCE, "exact")
-    return float(interval.low), float(interval.high)
+    from scipy.special import betaincinv
+
+    tail = (1 - CONFIDENCE) / 2
+    low = float(betaincinv(events, trials - events + 1, tail)) if events else 0.0
+    high = float(betaincinv(events + 1, trials - events, 1 - tail)) if events < trials else 1.0
+    return low, high
 
 
 def lowest_rate(images: int) -> float:

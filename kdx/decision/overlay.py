@@ -7,7 +7,6 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
-from scipy.ndimage import binary_erosion
 
 from kdx.decision.verdict import Decision, Verdict, require_whole_map
 from kdx.imaging.field_of_view import WHOLE, FieldOfView
@@ -126,6 +125,8 @@ def _layer(
     view: FieldOfView,
     included: NDArray[np.bool_] | None,
 ) -> _Layer:
+    from scipy.ndimage import binary_erosion
+
     require_whole_map(anomaly_map)
     left, top, right, bottom = (round(edge) for edge in view.box(*size))
     raw = Image.fromarray(anomaly_map).resize((right - left, bottom - top), Image.Resampling.BILINEAR)

@@ -10,11 +10,11 @@ good ones increase the statistic by at most their share.
 from __future__ import annotations
 
 from datetime import datetime, timezone
+from typing import Any
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import ks_2samp
 
 from kdx.bundle.bundle import Bundle
 from kdx.bundle.variants import OWN_THRESHOLD
@@ -117,7 +117,7 @@ def find_drift(
             f"the log holds {len(scores)} scores", expected=f"at least {FEWEST_VERDICTS}", fix="wait for more parts"
         )
     recent = scores[-window:]
-    test = ks_2samp(recent, calibrated)
+    test = _compared(recent, calibrated)
     effect, p_value = float(test.statistic), float(test.pvalue)
     alarm = effect >= effect_limit and p_value <= significance
     latest = log.decisions[-window:]
@@ -143,7 +143,14 @@ def find_drift(
 
 def effect_of(recent: NDArray[np.float64], calibrated: NDArray[np.float64]) -> float:
     """Return the largest difference of the scores' distribution functions, 0 to 1."""
-    return float(ks_2samp(recent, calibrated).statistic)
+    return float(_compared(recent, calibrated).statistic)
+
+
+def _compared(recent: NDArray[np.float64], calibrated: NDArray[np.float64]) -> Any:
+    """Return the Kolmogorov-Smirnov test of two samples."""
+    from scipy.stats import ks_2samp  # its import takes longer than most commands
+
+    return ks_2samp(recent, calibrated)
 
 
 def _calibrated(bundle: Bundle, log: LoggedVerdicts) -> NDArray[np.float64]:

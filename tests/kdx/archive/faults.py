@@ -31,7 +31,7 @@ def hook(event, arguments):
     while name == "stalls.png" and os.path.exists(path + ".armed"):
         os.close(os.open(path + ".reached", os.O_CREAT))
         time.sleep(0.02)
-    if name.startswith(".000001.parquet.") and os.path.exists(os.path.dirname(path) + "/../full"):
+    if name.startswith(".000001.parquet.") and os.path.exists(os.path.dirname(path) + "/../../full"):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), path)
 
 sys.addaudithook(hook)

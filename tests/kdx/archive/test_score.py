@@ -40,6 +40,7 @@ from kdx.imaging.image_files import MAX_PIXELS
 from kdx.storage.files import sha256_file
 from kdx.storage.json_records import encode_record
 from tests.kdx.archive.faults import add_image, arm, write_hook
+from tests.kdx.archive.in_thread import ThreadChild
 
 pytest.importorskip("pyarrow", reason="pyarrow is not installed: pip install -e '.[archive]'")
 
@@ -81,6 +82,12 @@ def hooked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONPATH", str(write_hook(tmp_path / "hook")))
 
 
+@pytest.fixture
+def in_a_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Score in a thread of this process."""
+    monkeypatch.setattr("kdx.archive.local.Child", ThreadChild)
+
+
 def test_the_walk_is_in_one_order_and_passes_over_what_is_no_image(archive):
     expected = [
         "a.png",
@@ -117,7 +124,7 @@ def test_added_is_what_no_earlier_list_has():
     assert list(added(found, [["a/1", "b"], ["a.x", "gone"], ["d"]])) == ["a/b/2", "c"]
 
 
-@pytest.mark.slow
+@pytest.mark.usefixtures("in_a_thread")
 def test_a_table_maps_and_masks_are_written_with_the_scores(cli, tiny_bundle, archive, tmp_path):
     out = tmp_path / "scores"
     (archive / "=broken.png").write_bytes(b"no image")
@@ -283,6 +290,7 @@ def test_scores_are_those_of_kdx_load(cli, tiny_bundle, archive, tmp_path):
     assert json.loads(metadata[b"shard"])["frames"] == 2
 
 
+@pytest.mark.usefixtures("in_a_thread")
 def test_batches_give_the_same_scores(cli, tiny_bundle, archive, tmp_path):
     cli("score", tiny_bundle, archive, "-o", tmp_path / "s", *OPTIONS, "--batch", 3)
     with kdx.load(tiny_bundle, "onnxruntime-cpu", 1, precision="fp32") as detector:
@@ -316,6 +324,7 @@ def poison(archive: Path) -> dict[str, str]:
     }
 
 
+@pytest.mark.usefixtures("in_a_thread")
 def test_poisoned_images_are_recorded_and_skipped(cli, tiny_bundle, archive, tmp_path):
     assert MAX_PIXELS < 200_000**2
     expected = poison(archive)
@@ -335,13 +344,14 @@ def test_poisoned_images_are_recorded_and_skipped(cli, tiny_bundle, archive, tmp
 
 
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may read anything")
+@pytest.mark.usefixtures("in_a_thread")
 def test_an_image_that_may_not_be_read_is_recorded(cli, tiny_bundle, archive, tmp_path):
     (archive / "a.png").chmod(0)
     cli("score", tiny_bundle, archive, "-o", tmp_path / "s", *OPTIONS)
     assert "permission denied" in rows_of(tmp_path / "s")[0]["error"]
 
 
-@pytest.mark.slow
+@pytest.mark.usefixtures("in_a_thread")
 def test_more_bad_images_than_allowed_stop_the_run_and_what_is_finished_stands(cli, tiny_bundle, archive, tmp_path):
     (archive / "a.png").write_text("no picture", encoding="utf-8")
     out = tmp_path / "s"
@@ -354,7 +364,7 @@ def test_more_bad_images_than_allowed_stop_the_run_and_what_is_finished_stands(c
     assert len(rows_of(out)) == 10
 
 
-@pytest.mark.slow
+@pytest.mark.usefixtures("in_a_thread")
 def test_fixed_images_are_scored_with_retry_bad(cli, tiny_bundle, archive, tmp_path):
     out, kept = tmp_path / "s", (archive / "e.bmp").read_bytes()
     (archive / "e.bmp").write_bytes(b"")
@@ -368,7 +378,7 @@ def test_fixed_images_are_scored_with_retry_bad(cli, tiny_bundle, archive, tmp_p
     assert changed == {"000002.parquet"}
 
 
-@pytest.mark.slow
+@pytest.mark.usefixtures("in_a_thread")
 def test_images_that_came_later_are_counted_then_scored(cli, tiny_bundle, archive, tmp_path):
     out = tmp_path / "s"
     cli("score", tiny_bundle, archive, "-o", out, *OPTIONS)
@@ -405,7 +415,7 @@ def test_the_list_of_shards_is_the_same_wherever_it_is_made(archive, tmp_path):
     assert [plan.frames_of(number) for number in range(3)] == [4, 4, 2]
 
 
-@pytest.mark.slow
+@pytest.mark.usefixtures("in_a_thread")
 def test_scores_of_something_else_are_never_mixed(cli, tiny_bundle, bundle_copy, dataset, archive, tmp_path):
     out = tmp_path / "s"
     cli("score", tiny_bundle, archive, "-o", out, *OPTIONS)
@@ -439,6 +449,7 @@ def test_a_folder_of_something_else_is_never_touched(cli, tiny_bundle, archive, 
     assert (tmp_path / "mine/thesis.txt").read_text(encoding="utf-8") == "precious"
 
 
+@pytest.mark.usefixtures("in_a_thread")
 def test_two_calls_do_not_work_in_one_folder(cli, tiny_bundle, archive, tmp_path):
     with ScoreFolder(tmp_path / "s").held(force=False):
         stderr = cli("score", tiny_bundle, archive, "-o", tmp_path / "s", *OPTIONS, code=2).stderr
@@ -446,6 +457,7 @@ def test_two_calls_do_not_work_in_one_folder(cli, tiny_bundle, archive, tmp_path
     cli("score", tiny_bundle, archive, "-o", tmp_path / "s", *OPTIONS)
 
 
+@pytest.mark.usefixtures("in_a_thread")
 def test_a_mistyped_archive_does_not_claim_the_output_folder(cli, tiny_bundle, archive, tmp_path):
     score = ("score", tiny_bundle)
     assert "there is no folder" in cli(*score, tmp_path / "nowhere", "-o", tmp_path / "out", *OPTIONS, code=2).stderr
@@ -511,16 +523,15 @@ def test_processes_that_die_at_once_are_not_started_for_ever(cli, tiny_bundle, a
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("hooked")
-def test_a_full_disk_is_reported_and_the_same_command_resumes(cli, tiny_bundle, archive, tmp_path):
-    out = tmp_path / "s"
-    cli("score", tiny_bundle, archive, "-o", out, *OPTIONS)
-    (out / "shards/000001.parquet").unlink()
-    (out / "full").touch()
+def test_a_full_disk_is_reported_and_the_same_command_resumes(cli, tiny_bundle, archive, tmp_path, request):
+    out, full = tmp_path / "s", tmp_path / "full"
+    full.touch()
     stderr = cli("score", tiny_bundle, archive, "-o", out, *OPTIONS, code=2).stderr
     assert "000001.parquet' cannot be written: No space left on device" in stderr
     assert "run the same command again to continue" in stderr
-    assert [file.name for file in sorted((out / "shards").iterdir())] == ["000000.parquet", "000002.parquet"]
-    (out / "full").unlink()
+    assert [file.name for file in (out / "shards").iterdir()] == ["000000.parquet"]
+    full.unlink()
+    request.getfixturevalue("in_a_thread")
     assert cli("score", tiny_bundle, archive, "-o", out, *OPTIONS, "--json").json["frames"] == 10
 
 
@@ -544,6 +555,7 @@ def test_a_worker_refuses_another_bundle_and_the_error_arrives_whole(tiny_bundle
     assert "shared storage" in caught.value.fix
 
 
+@pytest.mark.usefixtures("in_a_thread")
 def test_a_damaged_shard_is_named(cli, tiny_bundle, archive, tmp_path):
     out = tmp_path / "s"
     cli("score", tiny_bundle, archive, "-o", out, *OPTIONS)
@@ -579,7 +591,7 @@ def children_of(pid: int) -> list[int]:
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="children are found in Linux's /proc")
 @pytest.mark.usefixtures("hooked")
-def test_a_run_that_is_interrupted_or_killed_resumes_where_it_stopped(cli, tiny_bundle, archive, tmp_path):
+def test_a_run_that_is_interrupted_or_killed_resumes_where_it_stopped(cli, tiny_bundle, archive, tmp_path, request):
     out = tmp_path / "s"
     stalled = arm(add_image(archive / "z/stalls.png"))
     with started(tiny_bundle, archive, out) as interrupted:
@@ -600,6 +612,7 @@ def test_a_run_that_is_interrupted_or_killed_resumes_where_it_stopped(cli, tiny_
         time.sleep(0.02)
 
     stalled.unlink()
+    request.getfixturevalue("in_a_thread")
     (out / "shards/.000002.parquet.abcdefgh.part").write_bytes(b"what a kill may leave")
     summary = cli("score", tiny_bundle, archive, "-o", out, *OPTIONS, "--json").json
     assert summary["this_run"]["shards"] == 1
@@ -616,12 +629,29 @@ def is_running(pid: int) -> bool:
         return False
 
 
-def test_importing_the_command_loads_no_pyarrow():
-    code = "import kdx.cli.score, kdx.archive, sys; print(sorted({'pyarrow', 'ray', 'torch'} & set(sys.modules)))"
+def test_the_command_loads_no_pyarrow_and_its_processes_load_no_pandas(tmp_path):
+    code = f"""
+import kdx.cli.score, kdx.archive.local, pathlib, sys
+print(sorted({{'pyarrow', 'ray', 'torch'}} & set(sys.modules)))
+from kdx.archive.plan import *
+from kdx.archive.score_records import *
+from kdx.archive.shard_table import *
+folder = pathlib.Path({str(tmp_path)!r})
+write_listing(folder, "000", ["a.png"], 4)
+listed = [Listing(name="000", first_shard=0, shards=1, frames=1, linked_folders=0, created="")]
+paths = ShardPlan(folder, listed).shard(0).paths
+work = ScoreWork(archive="", output=str(folder), bundle="", bundle_sha256="", backend="", precision="", threads=1,
+                 batch=1, listed=listed)
+shard_file(folder, 0).parent.mkdir()
+rows = [ScoreRow(path=path, score=0.25) for path in paths]
+write_shard(work, count(0, rows, seconds=0.0, worker=""), rows)
+print(paths, read_scores(shard_file(folder, 0)), 'pyarrow' in sys.modules, 'pandas' in sys.modules)
+"""
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, encoding="utf-8", check=True)
-    assert done.stdout.strip() == "[]"
+    assert done.stdout.splitlines() == ["[]", "('a.png',) [0.25] True False"]
 
 
+@pytest.mark.usefixtures("in_a_thread")
 def test_a_missing_range_is_said_with_a_count(cli, tiny_bundle, archive, tmp_path):
     import numpy as np
 
