@@ -17,14 +17,14 @@ set(kdx_test_environment
 add_custom_target(kdx_tests)         # builds every program that ctest runs
 add_custom_target(kdx_thread_tests)  # builds those with the label "threads", for the thread sanitizer
 
-# kdx_add_test(NAME [LABELS label...] [JUDGES] [ARGUMENTS argument...]): lets ctest run the program
-# kdx_NAME or, for a name that begins with fuzz, NAME. JUDGES: the test runs the graph of the
-# bundle, for which it needs OpenVINO.
+# kdx_add_test(NAME [PROGRAM program] [LABELS label...] [JUDGES] [ARGUMENTS argument...]): lets ctest
+# run a program, kdx_NAME by default. JUDGES: the test runs the graph of the bundle, for which it
+# needs OpenVINO.
 function(kdx_add_test name)
-  cmake_parse_arguments(PARSE_ARGV 1 arg "JUDGES" "" "LABELS;ARGUMENTS")
+  cmake_parse_arguments(PARSE_ARGV 1 arg "JUDGES" "PROGRAM" "LABELS;ARGUMENTS")
   set(program "kdx_${name}")
-  if(NOT TARGET ${program})
-    set(program "${name}")
+  if(arg_PROGRAM)
+    set(program "${arg_PROGRAM}")
   endif()
   target_include_directories(${program} PRIVATE "${PROJECT_SOURCE_DIR}/tests")
   target_compile_definitions(${program} PRIVATE

@@ -1,4 +1,4 @@
-// kdx_bundle_files: what the library reads of a bundle, and which changes to one it refuses. No
+// bundle_files: what the library reads of a bundle, and which changes to one it refuses. No
 // graph is run.
 #include <filesystem>
 #include <fstream>
@@ -9,6 +9,7 @@
 #include "check.h"
 #include "files.h"
 #include "golden.h"
+#include "internals.h"
 #include "manifest.h"
 #include "open_bundle.h"
 #include "support.h"
@@ -237,7 +238,7 @@ void golden_images_are_read(const fs::path &path) {
 
 }  // namespace
 
-int main() {
+int bundle_files() {
     const fs::path bundle = test_bundle();
     manifests_are_checked(bundle);
     int8_students_have_a_reference(bundle);

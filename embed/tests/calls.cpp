@@ -54,6 +54,19 @@ void arguments_are_checked() {
     const char *no_key = nullptr;
     CHECK(kdx_open_signed(bundle.c_str(), nullptr, &no_key, 1, &opened) == KDX_ERROR_ARGUMENT);
     CHECK(kdx_open_signed(bundle.c_str(), nullptr, &no_key, 1, nullptr) == KDX_ERROR_ARGUMENT);
+    // The public key of RFC 8410, section 10.1, which has signed no bundle.
+    const char *key =
+        "-----BEGIN PUBLIC KEY-----\nMCowBQYDK2VwAyEAGb9ECWmEzf6FQbrBZ9w7lshQhqowtrbLDFw4rXAxZuE=\n"
+        "-----END PUBLIC KEY-----\n";
+    opened = reinterpret_cast<kdx_detector *>(1);
+    const auto with_a_key = kdx_open_signed(bundle.c_str(), nullptr, &key, 1, &opened);
+    const std::string why = kdx_last_error();
+    CHECK(opened == nullptr);
+#if defined(KDX_WITH_OPENSSL)
+    CHECK(with_a_key == KDX_ERROR_BUNDLE && why.find("OpenSSL") == std::string::npos);
+#else
+    CHECK(with_a_key == KDX_ERROR_ARGUMENT && why.find("built without OpenSSL") != std::string::npos);
+#endif
     auto unsigned_options = options;
     unsigned_options.require_signature.emplace();
     kdx_status refused = KDX_OK;

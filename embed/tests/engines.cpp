@@ -1,4 +1,4 @@
-// kdx_engines: which engine of a bundle runs on a machine, without TensorRT and without a GPU.
+// engines: which engine of a bundle runs on a machine, without TensorRT and without a GPU.
 #include <filesystem>
 #include <fstream>
 #include <string>
@@ -7,6 +7,7 @@
 #include "bundle.h"
 #include "check.h"
 #include "engine_record.h"
+#include "internals.h"
 #include "support.h"
 
 namespace ke = kdx::embed;
@@ -70,7 +71,7 @@ void the_engine_of_this_machine_is_found() {
 
 }  // namespace
 
-int main() {
+int engines() {
     records_are_checked();
     engines_are_compared_with_the_machine();
     the_engine_of_this_machine_is_found();

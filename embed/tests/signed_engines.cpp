@@ -1,4 +1,4 @@
-// kdx_signed_engines: what the library does with the engine "fp16" of a bundle that was signed
+// signed_engines: what the library does with the engine "fp16" of a bundle that was signed
 // together with it. The key is in KDX_TEST_KEY.
 #include <filesystem>
 #include <string>
@@ -6,6 +6,7 @@
 
 #include "check.h"
 #include "engine_record.h"
+#include "internals.h"
 #include "keys.h"
 #include "open_bundle.h"
 #include "support.h"
@@ -52,7 +53,7 @@ void engines_that_are_not_signed_are_not_opened(const fs::path &path, const char
 
 }  // namespace
 
-int main() {
+int signed_engines() {
     engines_that_are_not_signed_are_not_opened(test_bundle(), test_key());
     return status();
 }

@@ -1,4 +1,4 @@
-// kdx_tensorrt: the TensorRT backend with fakes of TensorRT and CUDA (fake_tensorrt/), through the
+// tensorrt: the TensorRT backend with fakes of TensorRT and CUDA (fake_tensorrt/), through the
 // exported functions.
 #include <algorithm>
 #include <cmath>
@@ -11,6 +11,7 @@
 #include "check.h"
 #include "engine_bundle.h"
 #include "fake.h"
+#include "internals.h"
 #include "pictures.h"
 #include "test_bundle.h"
 
@@ -42,6 +43,12 @@ public:
 private:
     std::vector<std::vector<std::uint8_t>> pixels_;
 };
+
+// Every detector here is of the same bundle.
+const Frames &frames_of(const kdx::Detector &detector) {
+    static const Frames frames(detector.describe());
+    return frames;
+}
 
 // A batch that was judged through the C interface, with maps.
 struct Batch {
@@ -90,7 +97,7 @@ void run(kdx::Detector &detector, const Frames &frames, const std::vector<std::s
 
 void a_batch_is_plain_then_captured_then_replayed() {
     kdx::Detector detector(bundle, options());
-    const Frames frames(detector.describe());
+    const auto &frames = frames_of(detector);
     run(detector, frames, {5});
     const auto before = launches(), made = captures();
     run(detector, frames, {5, 5, 5});
@@ -99,7 +106,7 @@ void a_batch_is_plain_then_captured_then_replayed() {
 
 void another_batch_in_a_profile_drops_its_graph() {
     kdx::Detector detector(bundle, options());
-    const Frames frames(detector.describe());
+    const auto &frames = frames_of(detector);
     run(detector, frames, {5, 5, 5, 7, 5, 5, 5, 7, 7, 7, 5, 32, 32, 3});
     // No graph is captured for sizes that alternate, because no call could use it.
     const auto before = captures();
@@ -109,7 +116,7 @@ void another_batch_in_a_profile_drops_its_graph() {
 
 void profiles_do_not_disturb_each_other() {
     kdx::Detector detector(bundle, options());
-    const Frames frames(detector.describe());
+    const auto &frames = frames_of(detector);
     run(detector, frames, {1, 1, 5, 5});
     const auto before = launches(), made = captures();
     run(detector, frames, {1, 5, 1, 5});
@@ -118,7 +125,7 @@ void profiles_do_not_disturb_each_other() {
 
 void an_engine_that_cannot_be_captured_runs_plainly() {
     kdx::Detector detector(bundle, options());
-    const Frames frames(detector.describe());
+    const auto &frames = frames_of(detector);
     fake::refuse_captures(true);
     const auto before = launches(), made = captures();
     run(detector, frames, {5, 5, 5, 1, 1, 1, 5, 5});
@@ -128,7 +135,7 @@ void an_engine_that_cannot_be_captured_runs_plainly() {
 
 void a_batch_whose_second_part_fails_leaves_nothing_good() {
     kdx::Detector detector(bundle, options());
-    const Frames frames(detector.describe());
+    const auto &frames = frames_of(detector);
     CHECK(detector.describe().max_batch == static_cast<int>(kLarge));
     run(detector, frames, {40});
     fake::fail_at(2, "enqueueV3");
@@ -145,7 +152,7 @@ void any_one_call_may_fail() {
     for (std::size_t number = 1;; ++number) {
         CHECK(fake::held() == 0);
         kdx::Detector detector(bundle, options());
-        const Frames frames(detector.describe());
+        const auto &frames = frames_of(detector);
         fake::fail_at(number);
         for (const auto count : script) {
             const Batch batch(detector, frames, count);
@@ -180,7 +187,7 @@ void a_detector_that_cannot_be_opened_holds_nothing() {
 
 void threads_take_turns() {
     kdx::Detector detector(bundle, options());
-    const Frames frames(detector.describe());
+    const auto &frames = frames_of(detector);
     std::vector<std::thread> threads;
     std::vector<int> wrong(8);
     for (std::size_t i = 0; i < wrong.size(); ++i)
@@ -214,7 +221,7 @@ void the_precision_of_an_engine_is_taken(const EngineBundle &engines) {
 
 }  // namespace
 
-int main() try {
+int tensorrt() {
     const EngineBundle with_engine(test_bundle());
     bundle = static_cast<const std::filesystem::path &>(with_engine).string();
     a_batch_is_plain_then_captured_then_replayed();
@@ -229,7 +236,4 @@ int main() try {
     CHECK(fake::held() == 0);
     for (const auto &misuse : fake::misuses()) std::fprintf(stderr, "%s\n", misuse.c_str()), ++failures;
     return status();
-} catch (const std::exception &error) {
-    std::fprintf(stderr, "%s\n", error.what());
-    return 1;
 }

@@ -1,4 +1,4 @@
-// kdx_units: functions of the library that compute something, without a bundle and without a
+// units: functions of the library that compute something, without a bundle and without a
 // runtime.
 #include <cmath>
 #include <cstdio>
@@ -16,6 +16,7 @@
 #include "frame.h"
 #include "frame_faults.h"
 #include "inflate.h"
+#include "internals.h"
 #include "level_map.h"
 #include "pair_spec.h"
 #include "plain_graph.h"
@@ -305,7 +306,7 @@ void messages_are_shown_as_text() {
 
 }  // namespace
 
-int main() {
+int units() {
     sha256_agrees_with_the_standard();
     streams_are_inflated();
     frames_are_packed_and_checked();

@@ -19,7 +19,7 @@ TESTS = ("units", "caches", "engines", "bundle_files", "tensorrt")
 
 def test_the_library_is_built_for_arm_and_passes_its_unit_tests(tmp_path) -> None:
     options = (f"-DCMAKE_TOOLCHAIN_FILE={EMBED / 'cmake/aarch64-linux-gnu.cmake'}", "-DKDX_WITH_OPENVINO=OFF")
-    folder = build(tmp_path, ("kdx", *(f"kdx_{name}" for name in TESTS)), "-DKDX_BUILD_TESTS=ON", *options)
+    folder = build(tmp_path, ("kdx", "kdx_internals", "kdx_caches"), "-DKDX_BUILD_TESTS=ON", *options)
     header = (folder / "libkdx.so").read_bytes()[:20]
     assert (header[:5], header[18:20]) == (b"\x7fELF\x02", b"\xb7\x00"), "64 bits, EM_AARCH64"
     assert ctest(folder, "-R", f"^({'|'.join(TESTS)})$") == dict.fromkeys(TESTS, "Passed")

@@ -1,5 +1,5 @@
 """With a required signature, the C library refuses the bundles that Python refuses in
-test_signing.py."""
+test_signing.py. A library without OpenSSL refuses all of them: see test_sanitized.py."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from kdx.bundle.manifest import GOLDEN_MAPS, GRAPH, INDEX, SIGNATURE
 from kdx.bundle.open import open_bundle
 from kdx.errors import BundleError, OptionError
 from kdx.storage.files import sha256_file
-from tests.embed.build import CallError, Detector, build, missing, signatures_missing
+from tests.embed.build import CallError, Detector, missing, signatures_missing
 from tests.engines import add_engine, make_record
 
 pytest.importorskip("cryptography", reason="cryptography is not installed: pip install 'kdx[sign]'")
@@ -214,20 +214,6 @@ def test_what_is_no_public_key_is_refused(signing_library, signed, line, tmp_pat
     assert str(key) in said
     # Also where another one would do.
     refused(signing_library, signed, [line[1], key], said.splitlines()[0].replace("(", r"\("), ARGUMENT_ERROR)
-
-
-# A library without OpenSSL
-
-
-@pytest.mark.slow
-def test_a_library_that_cannot_check_signatures_refuses_the_request(signed, line, tmp_path):
-    quick = ("-DCMAKE_BUILD_TYPE=Debug", "-DCMAKE_CXX_FLAGS_DEBUG=-O0")
-    without = ("-DKDX_WITH_OPENSSL=OFF", "-DKDX_WITH_OPENVINO=OFF", *quick)
-    built = build(tmp_path / "plain", ["kdx"], *without)
-    with pytest.raises(CallError, match="built without OpenSSL") as caught:
-        Detector(built / "libkdx.so", signed, require_signature=[line[1]])
-    assert caught.value.status == ARGUMENT_ERROR
-    assert signatures_missing(built)
 
 
 # Engines and compiled models
