@@ -431,13 +431,14 @@ def trained(request, dataset: Path, tmp_path_factory: pytest.TempPathFactory) ->
 
 @dataclass(frozen=True)
 class ExportedMethod:
-    """A method with random weights of ordinary size: its fused detector, and its graph in both
+    """A method with random weights of ordinary size: its fused detector, and its graph in three
     precisions."""
 
     name: str
     detector: Any
     fp32: Path
     fp16: Path
+    int8: Path
 
 
 @pytest.fixture(scope="session", params=METHODS)
@@ -447,6 +448,7 @@ def exported(request, tmp_path_factory: pytest.TempPathFactory) -> ExportedMetho
 
     from kd_export.onnx.onnx_export import export_onnx
     from kd_export.precision.fp16 import network_tensors, plan_half, to_half
+    from kd_export.precision.quantize import quantize
     from kd_export.precision.ranges import measure_ranges
     from kd_train.methods import find_method
     from kd_train.recipes import load_recipe
@@ -463,9 +465,11 @@ def exported(request, tmp_path_factory: pytest.TempPathFactory) -> ExportedMetho
         model = onnx.load(folder / "model.onnx")
         plan = plan_half(model, measure_ranges(model, network_tensors(model), solar_cells(3, CAMERA)))
         onnx.save(to_half(model, plan), folder / "model.fp16.onnx")
+        onnx.save(quantize(model, solar_cells(4, CAMERA)), folder / "model.int8.onnx")
 
     folder = made_once(tmp_path_factory, f"graphs-{request.param}", made)
-    return ExportedMethod(request.param, detector, folder / "model.onnx", folder / "model.fp16.onnx")
+    graphs = (folder / name for name in ("model.onnx", "model.fp16.onnx", "model.int8.onnx"))
+    return ExportedMethod(request.param, detector, *graphs)
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from torch import nn
 
 from kd_export.graph import FusedDetector
 from kd_export.graph.border import BorderWeights, border_distances, scoring_maps, weights_of_level
@@ -88,14 +89,29 @@ CHOICES = [
 ]
 
 
+class Convolutions(nn.Module):
+    """Networks of one convolution for each feature: weights concern maps alone."""
+
+    def __init__(self, spec: PairSpec) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        strides = [4 * 2 ** (place % 2) for each in spec.maps for place in range(len(each.taps))]
+        self.networks = nn.ModuleList(nn.Conv2d(3, 8, stride, stride) for stride in strides for _ in range(2))
+
+    def forward(self, x: torch.Tensor) -> list[tuple[torch.Tensor, ...]]:
+        features = [network(x) for network in self.networks]
+        return list(zip(features[::2], features[1::2], strict=True))
+
+
 @pytest.mark.parametrize(("method", "choices"), CHOICES)
-def test_weights_change_the_map_that_makes_the_score(method, choices, tmp_path) -> None:
-    pair = make_pair(method, "test_resnet", sigma=2.0, **choices)
-    scores = scoring_maps(pair.spec)
+def test_weights_change_the_map_that_makes_the_score(method, choices) -> None:
+    spec = make_pair(method, "test_resnet", sigma=2.0, **choices).spec
+    scores = scoring_maps(spec)
     weights = [RAMP if each else () for each in scores]
     images = solar_cells(3, (SIZE, SIZE))
+    pair = Convolutions(spec)
     plain, weighted = (
-        FusedDetector(pair, pair.spec, SPEC, (SIZE, SIZE), pair.mean, pair.std, None, each) for each in ((), weights)
+        FusedDetector(pair, spec, SPEC, (SIZE, SIZE), (0.5,) * 3, (0.25,) * 3, None, each) for each in ((), weights)
     )
     with torch.inference_mode():
         maps = [each.double().numpy() for each in plain.unweighted_maps(torch.from_numpy(images))]
@@ -105,10 +121,21 @@ def test_weights_change_the_map_that_makes_the_score(method, choices, tmp_path) 
     factor = np.array(RAMP)[border_distances((SIZE, SIZE))]
     expected = [each * factor if scoring else each for each, scoring in zip(maps, scores, strict=True)]
     np.testing.assert_allclose(returned, expected[0], rtol=1e-6)
-    of_map = np.max if pair.spec.score.value == "max" else np.sum
+    of_map = np.max if spec.score.value == "max" else np.sum
     made = [of_map(each, axis=(1, 2)) for each, scoring in zip(expected, scores, strict=True) if scoring]
     np.testing.assert_allclose(score[:, 0], np.prod(made, axis=0), rtol=1e-5)
 
+
+def test_the_graph_has_the_weights_of_every_map_that_makes_the_score(tmp_path) -> None:
+    spec = make_pair("dual", "test_resnet", sigma=2.0, scored_by="both").spec
+    assert scoring_maps(spec) == (True, True)
+    images, pair = solar_cells(3, (SIZE, SIZE)), Convolutions(spec)
+    about = (pair, spec, SPEC, (SIZE, SIZE), (0.5,) * 3, (0.25,) * 3, None)
+    plain, weighted = FusedDetector(*about), FusedDetector(*about, [RAMP, RAMP])
+    with torch.inference_mode():
+        returned, score = (each.numpy() for each in weighted(torch.from_numpy(images)))
+        before = plain(torch.from_numpy(images))[1].numpy()
+    assert (score < 0.99 * before).any()
     export_onnx(weighted, tmp_path / "model.onnx", max_batch=1, metadata={})
     answers = run_onnxruntime(onnx.load(tmp_path / "model.onnx"), images)
     # The tolerance of every graph in FP32, see kdx/verification/tolerances.py.

@@ -31,8 +31,7 @@ def by_hand(pair, image: np.ndarray, sigma: float) -> np.ndarray:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("size", [64, 96])
-@pytest.mark.parametrize("sigma", [0.0, 4.0])
+@pytest.mark.parametrize(("size", "sigma"), [(64, 4.0), (96, 0.0)])
 @pytest.mark.parametrize(
     ("backbone", "taps"), [("resnet18", ""), ("tf_efficientnet_lite0", "blocks.2,blocks.4,blocks.5")]
 )
