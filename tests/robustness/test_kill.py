@@ -44,18 +44,18 @@ def found(tool, tiny_bundle, with_engine, tiny_run, dataset, tmp_path_factory) -
     graph = f"tests.robustness.tools.setups:graph_at_hand:{tiny_bundle}/model.onnx"
     alone = "tests.robustness.tools.setups:one_backend"
     kills = [
-        {"name": "calibrate", "command": [*calibrate, "0.3"], **plain, "points": 8, "random": 2, "repeat": 2,
+        {"name": "calibrate", "command": [*calibrate, "0.3"], **plain, "points": 5, "random": 2, "repeat": 1,
          "setup": [alone]},
         {"name": "first engine", "command": build, **plain, "points": 5, "repeat": 1, "setup": [fake]},
-        {"name": "engine", "command": build, **built, "points": 6, "repeat": 2, "setup": [fake]},
-        {"name": "engine, no exchange", "command": build, **built, "repeat": 3, "setup": [fake, coarse]},
+        {"name": "engine", "command": build, **built, "points": 5, "repeat": 1, "setup": [fake]},
+        {"name": "engine, no exchange", "command": build, **built, "repeat": 1, "setup": [fake, coarse]},
     ]  # fmt: skip
-    exports = [{"name": "export", "command": export, **plain, "points": 6, "repeat": 1, "setup": [graph, alone]}]
+    exports = [{"name": "export", "command": export, **plain, "points": 5, "repeat": 1, "setup": [graph, alone]}]
     two = [[*calibrate, "0.2"], [*calibrate, "0.4"]]
     found = [
         tool(
             "tests.robustness.tools.race",
-            {"kills": kills, "races": [{"name": "", "commands": two, **plain, "rounds": 3, "setup": [alone]}]},
+            {"kills": kills, "races": [{"name": "", "commands": two, **plain, "rounds": 2, "setup": [alone]}]},
         ),
         tool("tests.robustness.tools.race", {"kills": exports}),
     ]

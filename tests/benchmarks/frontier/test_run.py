@@ -279,11 +279,13 @@ def test_reasons_do_not_name_the_folder_of_this_machine(parse: Parse, monkeypatc
 
 @needs_linux
 @pytest.mark.slow
+@pytest.mark.usefixtures("short_search")
 def test_the_whole_command_on_a_miniature(given: list[str], settings: Path, monkeypatch, tmp_path: Path) -> None:
     words = [*given, "--settings", str(settings), "--pairs", "leader", "--seeds", "0", "--threads", "1", "--runs", "2"]
     monkeypatch.setattr(sys, "argv", ["python -m benchmarks accuracy", *words])
     monkeypatch.setenv("KDX_CACHE_DIR", "")
     monkeypatch.setattr(frontier, "RESULTS", tmp_path)  # of the figures
+    monkeypatch.setattr("benchmarks.frontier.latency._ROUNDS", 3)
     frontier.main()
     out = tmp_path / "accuracy.json"
     record = json.loads(out.read_text(encoding="utf-8"))

@@ -18,6 +18,7 @@ from kdx.errors import BackendError, BundleError
 from kdx.folders.image_search import walk
 from kdx.storage.files import sha256_file
 from tests.kdx.archive.faults import add_image, arm, write_hook
+from tests.kdx.archive.in_thread import ThreadChild
 
 ray = pytest.importorskip("ray", reason="Ray is not installed: pip install -e '.[ray]'")
 pytest.importorskip("ray.data", reason="Ray Data is not installed: pip install -e '.[ray]'")
@@ -56,13 +57,15 @@ def rows_of(out: Path) -> list[dict[str, Any]]:
 
 @pytest.mark.slow
 def test_a_cluster_reaches_the_same_scores_despite_killed_actors_and_images_that_kill(
-    cli, tiny_bundle, archive, tmp_path
+    cli, tiny_bundle, archive, tmp_path, monkeypatch
 ):
     damaged = archive / "a/00.png"
     damaged.write_bytes(damaged.read_bytes()[:200])
     out, once = tmp_path / "s", add_image(archive / "b/kills-once.png")
     options = ("score", tiny_bundle, archive, "-o", out, *OPTIONS)
-    cli(*options, "--engine", "local")
+    with monkeypatch.context() as patch:
+        patch.setattr("kdx.archive.local.Child", ThreadChild)
+        cli(*options, "--engine", "local")
     local = rows_of(out)
     for number in range(1, 5):
         (out / f"shards/{number:06d}.parquet").unlink()

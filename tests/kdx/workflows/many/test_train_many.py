@@ -177,7 +177,7 @@ def test_products_are_made_each_for_itself_and_a_second_call_resumes(cli, datase
     began = (out / "tile.kdx/bundle.json").stat().st_mtime_ns
     options = ()
     if find_spec("ray") is not None:  # and it goes on wherever the next call works
-        options = ("--engine", "ray", "--threads", 1, "--workers", 2)
+        options = ("--engine", "ray", "--threads", 1, "--workers", 1)
     second = cli(*arguments, *options, "--json", code=1).json
     assert (second["trained"], second["unchanged"], second["failed"]) == (0, 1, 1)
     assert results_of(out)["tile"] == {**tile, "state": "unchanged"}
