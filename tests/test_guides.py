@@ -85,6 +85,7 @@ def line_pc(tmp_path_factory, tiny_run, tiny_bundle, make_dataset) -> Path:
 def test_every_command_of_a_guide_runs(guide, line_pc, tmp_path, monkeypatch, cli):
     # Compact teachers have their own tests; here they would double what kdx fit exports and trains.
     monkeypatch.setattr("kdx.workflows.fit.request.FitRequest.compact_and_source", None)
+    monkeypatch.setattr("kd_train.training.quantization._EPOCHS", 1)  # of kdx train --precision int8
     for calls in ("_ROUND_RUNS", "_FINAL_RUNS"):
         monkeypatch.setattr(f"kdx.workflows.fit.cpu_timing.{calls}", 20)
     folder = Path(shutil.copytree(line_pc, tmp_path / "work"))

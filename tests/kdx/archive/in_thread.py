@@ -1,5 +1,5 @@
-"""A thread that stands in for a process of ``kdx score``, for tests that are not about processes:
-to start one takes seconds."""
+"""A thread that stands in for a process of ``kdx score`` or ``kdx train-many``, for tests that are
+not about processes: to start one takes seconds."""
 
 from __future__ import annotations
 

@@ -28,6 +28,7 @@ from kdx.workflows.many.shared_teacher import (
     teacher_orders,
     with_shared_teacher,
 )
+from tests.kdx.archive.in_thread import ThreadChild
 
 DEFAULTS = """
 [defaults]
@@ -248,9 +249,9 @@ def test_orders_of_teachers_and_products_travel_to_a_cluster_as_json(dataset, tm
     assert received == [*two_teachers, *two]
 
 
-@pytest.mark.slow
-def test_a_teacher_that_fails_fails_its_products_alone(cli, dataset, tmp_path):
-    """Processes of its own, and the command: the source has no weights."""
+def test_a_teacher_that_fails_fails_its_products_alone(cli, dataset, tmp_path, monkeypatch):
+    """The source has no weights."""
+    monkeypatch.setattr(engines, "Child", ThreadChild)
     catalog = tmp_path / "catalog.toml"
     text = DEFAULTS.replace('weights = "random"', 'weights = "missing.pth"')
     tables = f"[products.a]\ndata = '{dataset}'\n[products.b]\ndata = '{dataset}'\n[products.c]\ndata = 'missing'\n"
