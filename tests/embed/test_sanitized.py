@@ -52,8 +52,8 @@ def test_no_signature_crashes_and_nothing_unsigned_is_accepted(address, bundle_c
 
 @pytest.mark.slow
 def test_threads_do_not_race_in_a_library_without_openssl(tmp_path):
-    """The test ``calls`` then checks that a required signature is refused; with OpenSSL nothing
-    of this test would differ."""
+    """Threads share nothing of OpenSSL. Without it, the test ``calls`` checks that the library
+    refuses to open a bundle whose signature is required."""
     options = ("-DKDX_SANITIZE=thread", "-DKDX_WITH_OPENSSL=OFF", *DEBUG)
     folder = build(tmp_path, ["kdx_thread_tests"], *options)
     assert signatures_missing(folder)
