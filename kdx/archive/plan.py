@@ -14,7 +14,6 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from kdx.archive.columns import column
 from kdx.archive.score_records import Listing
 from kdx.errors import OutputError
 from kdx.storage.files import new_folder
@@ -115,8 +114,7 @@ def write_listing(output: Path, name: str, found: Iterable[str], shard_size: int
         encoding = {"use_dictionary": False, "column_encoding": "DELTA_BYTE_ARRAY", "compression": "zstd"}
         with parquet.ParquetWriter(folder / _NAME, schema, **encoding) as writer:
             while batch:
-                paths = column(pyarrow.binary(), [os.fsencode(path) for path in batch])
-                writer.write_table(pyarrow.Table.from_arrays([paths], schema=schema))
+                writer.write_table(pyarrow.table({"path": [os.fsencode(path) for path in batch]}, schema))
                 shards, frames = shards + 1, frames + len(batch)
                 batch = list(islice(remaining, shard_size))
     return shards, frames

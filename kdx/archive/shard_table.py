@@ -8,10 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
-import numpy as np
 
 from kdx import __version__
-from kdx.archive.columns import column
 from kdx.archive.score_records import ScoreRow, ScoreWork, ShardResult
 from kdx.decision.label_files import coco_document
 from kdx.decision.verdict import Decision
@@ -24,6 +22,7 @@ from kdx.storage.json_records import now
 from kdx.storage.spreadsheet import CSV_STYLES, SKIPPED, TABLE, CsvStyle, csv_lines, path_text
 
 if TYPE_CHECKING:
+    import numpy as np
     from numpy.typing import NDArray
 
 SHARDS, REGIONS = "shards", "regions"
@@ -88,9 +87,9 @@ def write_shard(work: ScoreWork, result: ShardResult, rows: Sequence[ScoreRow]) 
         _RESULT.decode(): msgspec.json.encode(result).decode(),
     }
     schema = _schema(metadata)
-    columns = [column(field.type, [getattr(row, field.name) for row in rows]) for field in schema]
+    columns = {name: [getattr(row, name) for row in rows] for name in schema.names}
     buffer = pyarrow.BufferOutputStream()
-    table = pyarrow.Table.from_arrays(columns, schema=schema)
+    table = pyarrow.table(columns, schema)
     parquet.write_table(table, buffer, compression="zstd", use_dictionary=_DICTIONARY)
     path = shard_file(Path(work.output), result.shard)
     try:
@@ -131,26 +130,22 @@ def read_result(path: Path) -> ShardResult:
 def read_scores(path: Path) -> NDArray[np.float64]:
     """Read the scores of a shard's images that were scored."""
     import pyarrow
+    from pyarrow import parquet
 
     try:
-        scored = _read(path, ["score"]).column("score")
+        column = parquet.read_table(path, columns=["score"]).column("score")
     except (OSError, pyarrow.ArrowException) as error:
         raise _damaged(path, error) from error
-    return np.array(scored.drop_null().to_pylist(), dtype=np.float64)
+    scores: NDArray[np.float64] = column.drop_null().to_numpy()
+    return scores
 
 
 def read_bad(path: Path, most: int) -> list[dict[str, str]]:
     """Read the paths of a shard's first few images that were skipped, and why."""
-    table = _read(path, ["path", "error"]).to_pylist()
-    return [row for row in table if row["error"]][:most]
-
-
-def _read(path: Path, columns: list[str] | None = None) -> Any:
-    """Read columns of a Parquet file, or all; ``parquet.read_table`` would import pandas."""
     from pyarrow import parquet
 
-    with parquet.ParquetFile(path) as file:
-        return file.read(columns)
+    table = parquet.read_table(path, columns=["path", "error"]).to_pylist()
+    return [row for row in table if row["error"]][:most]
 
 
 def write_table(output: Path, shards: int, style: CsvStyle, of_all: Mapping[str, object]) -> None:
@@ -185,10 +180,11 @@ def style_of_table(output: Path) -> CsvStyle | None:
 
 def _table_rows(output: Path, shards: int, of_all: Mapping[str, object]) -> Iterator[dict[str, Any]]:
     import pyarrow
+    from pyarrow import parquet
 
     for path in (shard_file(output, number) for number in range(shards)):
         try:
-            rows = _read(path).to_pylist()
+            rows = parquet.read_table(path).to_pylist()
         except (OSError, pyarrow.ArrowException) as error:
             raise _damaged(path, error) from error
         for row in rows:

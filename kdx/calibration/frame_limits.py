@@ -21,7 +21,6 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import stdtrit
 
 from kdx.bundle.bundle import Bundle
 from kdx.imaging.frame_faults import ChannelLimits, ChannelValues, FrameLimits, values_of
@@ -128,10 +127,12 @@ def _most(good: dict[str, NDArray[np.float64]], golden: dict[str, NDArray[np.flo
 def _limit(values: NDArray[np.float64], margin: float) -> float | None:
     if not values.min() > 0:
         return None
+    from scipy.stats import t as student  # its import takes longer than most commands
+
     logs = np.log(values)
     # A further value of a normal distribution is this many sample deviations from the mean seldom
     # enough.
-    reach = float(stdtrit(len(logs) - 1, 1 - _PASSES)) * math.sqrt(1 + 1 / len(logs))
+    reach = float(student.ppf(1 - _PASSES, len(logs) - 1)) * math.sqrt(1 + 1 / len(logs))
     return float(min(values.min() / margin, math.exp(logs.mean() - reach * logs.std(ddof=1))))
 
 

@@ -64,25 +64,16 @@ def quantile_with_interval(
             received=f"{n} held-out good images{also}",
             fix=f"add good images, or pass `false_reject_rate={lowest_rate(n):g}`" if n else "add good images",
         )
+    from scipy.stats import binom  # its import takes longer than most commands
+
     tail = (1 - CONFIDENCE) / 2
     quantile = 1 - false_reject_rate
     # P(order statistic i is below the quantile) = P(Binomial(n, quantile) >= i).
-    low, high = _binomial_quantiles(n, quantile, tail, 1 - tail)
-    high += 1
+    low = int(binom.ppf(tail, n, quantile))
+    high = int(binom.ppf(1 - tail, n, quantile)) + 1
     lower = float(ordered[low - 1]) if low >= 1 else None
     upper = float(ordered[high - 1]) if high <= n else None
     return float(ordered[k - 1]), (lower, upper)
-
-
-def _binomial_quantiles(n: int, share: float, *probabilities: float) -> list[int]:
-    """Return quantiles of the number of n events, each of which has the probability ``share``.
-
-    ``scipy.stats`` has them too, but its import takes longer than most commands.
-    """
-    from scipy.special import bdtr
-
-    not_exceeded = bdtr(np.arange(n + 1.0), n, share)
-    return [min(int(found), n) for found in np.searchsorted(not_exceeded, probabilities)]
 
 
 def review_band(scores: NDArray[np.float64], rate: float, threshold: float) -> ReviewBand:
@@ -138,12 +129,10 @@ def share_interval(events: int, trials: int) -> tuple[float, float]:
         events: The number of images that were counted.
         trials: The number of all images, above 0.
     """
-    from scipy.special import betaincinv
+    from scipy.stats import binomtest
 
-    tail = (1 - CONFIDENCE) / 2
-    low = float(betaincinv(events, trials - events + 1, tail)) if events else 0.0
-    high = float(betaincinv(events + 1, trials - events, 1 - tail)) if events < trials else 1.0
-    return low, high
+    interval = binomtest(events, trials).proportion_ci(CONFIDENCE, "exact")
+    return float(interval.low), float(interval.high)
 
 
 def lowest_rate(images: int) -> float:

@@ -23,7 +23,6 @@ from collections.abc import Sequence
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import gammaincinv
 
 from kdx.calibration.rates import CONFIDENCE
 from kdx.decision.verdict import Decision
@@ -120,10 +119,12 @@ def repeatability(
             received=f"{n}, without {left_out}" if left_out else str(n),
             fix="photograph the part more often, and take it out and put it back where the line does",
         )
+    from scipy.stats import chi2  # its import takes longer than most commands
+
     # The mean of equal scores may differ from them by rounding, and with it their deviation from 0.
     mean, sigma = float(scores.mean()), float(scores.std(ddof=1)) if np.ptp(scores) else 0.0
     tail = (1 - CONFIDENCE) / 2
-    low, high = (sigma * math.sqrt((n - 1) / _chi_square(share, n - 1)) for share in (1 - tail, tail))
+    low, high = (sigma * math.sqrt((n - 1) / float(chi2.ppf(share, n - 1))) for share in (1 - tail, tail))
     counted = Counter(each.value for each in decisions)
     margin = threshold - mean
     return Repeatability(
@@ -143,11 +144,6 @@ def repeatability(
         changed=len(decisions) - counted.most_common(1)[0][1],
         sigma_of_good=float(np.std(good, ddof=1)) if len(good) > 1 else None,
     )
-
-
-def _chi_square(probability: float, freedom: int) -> float:
-    """Return the quantile of the chi-square distribution with so many degrees of freedom."""
-    return float(2 * gammaincinv(freedom / 2, probability))
 
 
 def apart(scores: NDArray[np.float64]) -> NDArray[np.bool_]:

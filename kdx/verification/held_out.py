@@ -18,7 +18,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import betaincinv
 
 from kdx.bundle.variants import HeldOutVerdicts
 
@@ -151,20 +150,19 @@ def compare_verdicts(reference: HeldOutScores, variant: HeldOutScores) -> HeldOu
 
 def rate_bound(events: int, trials: int) -> float:
     """Return the upper 95 % bound of a rate after this many events (Clopper and Pearson 1934)."""
-    return 1.0 if events >= trials else float(betaincinv(events + 1, trials - events, CONFIDENCE))
+    from scipy.stats import beta  # its import takes longer than most commands
+
+    return 1.0 if events >= trials else float(beta.ppf(CONFIDENCE, events + 1, trials - events))
 
 
 def auroc(is_defective: NDArray[np.bool_], scores: NDArray[np.float64]) -> float:
-    """Return the area under the ROC curve by ranks (Mann and Whitney), without scikit-learn.
+    """Return the area under the ROC curve by ranks (Mann and Whitney), without scikit-learn."""
+    from scipy.stats import rankdata
 
-    It is NaN if a score is NaN.
-    """
-    if np.isnan(scores).any():
-        return math.nan
-    defects, good = scores[is_defective], np.sort(scores[~is_defective])
-    # Equal scores count half.
-    above = (np.searchsorted(good, defects) + np.searchsorted(good, defects, side="right")).sum() / 2
-    return float(above / (len(defects) * len(good)))
+    positives = int(is_defective.sum())
+    negatives = len(is_defective) - positives
+    above = rankdata(scores)[is_defective].sum() - positives * (positives + 1) / 2
+    return float(above / (positives * negatives))
 
 
 def auroc_of(good: NDArray[np.float64], defects: NDArray[np.float64]) -> float:

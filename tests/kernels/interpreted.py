@@ -180,14 +180,14 @@ def test_a_blur_may_be_wider_than_a_block_and_than_the_map(combine) -> None:
 
 def test_each_image_of_a_batch_is_judged_alone() -> None:
     pair = make_pair("mixed-teacher", BACKBONE, sigma=SIGMA)
-    features, size = real_features(pair, 2), (33, 20)
+    features, size = real_features(pair, 3), (33, 20)
     maps, scores = fuse(pair.spec, features, size)(features)
-    assert len(torch.unique(scores)) == 2
-    last = [(t[1:], s[1:]) for t, s in features]
+    assert len(torch.unique(scores)) == 3
+    last = [(t[2:], s[2:]) for t, s in features]
     alone, score = fuse(pair.spec, last, size)(last)
     # To the last bit: nothing is added up in an order that depends on who finishes first.
-    torch.testing.assert_close(maps[1:], alone, rtol=0, atol=0)
-    torch.testing.assert_close(scores[1:], score, rtol=0, atol=0)
+    torch.testing.assert_close(maps[2:], alone, rtol=0, atol=0)
+    torch.testing.assert_close(scores[2:], score, rtol=0, atol=0)
     for ours, theirs in zip((maps, scores), in_graph(pair.spec, features, size), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=MAP_TOLERANCE, atol=0)
 

@@ -48,17 +48,18 @@ def build(model: bytes, capability: str) -> tuple[list[str], bytes | None]:
 
 
 @pytest.mark.slow
-def test_every_method_parses_and_builds(exported) -> None:
-    # The FP16 graph has the FP32 graph's tail. The FP32 graphs are built below.
-    errors, plan = build(exported.fp16.read_bytes(), "8.6")
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_every_method_parses_and_builds(exported, precision) -> None:
+    errors, plan = build(getattr(exported, precision).read_bytes(), "8.6")
     assert errors == []
     assert plan is not None
     assert len(plan) > 10_000
 
 
 @pytest.mark.slow
-def test_every_method_builds_for_turing_without_matrix_products(exported) -> None:
-    model = products_to_convolutions(onnx.load(exported.fp32))
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_every_method_builds_for_turing_without_matrix_products(exported, precision) -> None:
+    model = products_to_convolutions(onnx.load(getattr(exported, precision)))
     assert all(node.op_type != "MatMul" for node in model.graph.node)
     errors, plan = build(model.SerializeToString(), "7.5")
     assert errors == []

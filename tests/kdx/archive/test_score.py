@@ -629,26 +629,10 @@ def is_running(pid: int) -> bool:
         return False
 
 
-def test_the_command_loads_no_pyarrow_and_its_processes_load_no_pandas(tmp_path):
-    code = f"""
-import kdx.cli.score, kdx.archive.local, pathlib, sys
-print(sorted({{'pyarrow', 'ray', 'torch'}} & set(sys.modules)))
-from kdx.archive.plan import *
-from kdx.archive.score_records import *
-from kdx.archive.shard_table import *
-folder = pathlib.Path({str(tmp_path)!r})
-write_listing(folder, "000", ["a.png"], 4)
-listed = [Listing(name="000", first_shard=0, shards=1, frames=1, linked_folders=0, created="")]
-paths = ShardPlan(folder, listed).shard(0).paths
-work = ScoreWork(archive="", output=str(folder), bundle="", bundle_sha256="", backend="", precision="", threads=1,
-                 batch=1, listed=listed)
-shard_file(folder, 0).parent.mkdir()
-rows = [ScoreRow(path=path, score=0.25) for path in paths]
-write_shard(work, count(0, rows, seconds=0.0, worker=""), rows)
-print(paths, read_scores(shard_file(folder, 0)), 'pyarrow' in sys.modules, 'pandas' in sys.modules)
-"""
+def test_importing_the_command_loads_no_pyarrow():
+    code = "import kdx.cli.score, kdx.archive, sys; print(sorted({'pyarrow', 'ray', 'torch'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, encoding="utf-8", check=True)
-    assert done.stdout.splitlines() == ["[]", "('a.png',) [0.25] True False"]
+    assert done.stdout.strip() == "[]"
 
 
 @pytest.mark.usefixtures("in_a_thread")

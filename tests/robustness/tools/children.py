@@ -27,7 +27,7 @@ from typing import Any
 # no torch has none.
 _LIGHT = (
     "onnxruntime",
-    "scipy.special",
+    "scipy.stats",
     "kdx.cli.app",
     "kd_export.engine.build",
     "kdx.verification.judge",
