@@ -9,41 +9,47 @@ smooth random shapes, where a field of interpolated noise is high, or cracks, al
 The content is a colour with noise, a smooth texture, or another good image. Gates, ``kdx fit`` and
 ``kdx calibrate`` judge detectors by other kinds, which training never draws: see
 :mod:`kd_train.data.synthetic`.
+
+Everything random is decided first, image by image. Then the layers of several images are computed
+together on the device of the images: on a GPU, the time goes by the number of operations, and
+nothing waits for their results.
 """
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812 (its usual name)
 from torch import Tensor
 
-# The number of cells along each side of the noise that a region is made of: few for large, smooth
-# regions, many for scattered ones.
-_REGION_CELLS = (2, 4, 8, 16)
-_CRACK_CELLS = (2, 3, 5)
-# The region's share of the image's area before the blending.
-_REGION_AREA = (0.005, 0.1)
-# The share of the image in which a crack may run, and its width in pixels.
-_CRACK_AREA = (0.05, 0.3)
-_CRACK_WIDTH = (0.5, 2.5)
-# The width of an edge in pixels, from hard to soft, and the weight of the content, from hardly
-# visible to plain.
-_EDGE = (0.0, 6.0)
-_STRENGTH = (0.2, 0.95)
-# The standard deviation of the noise on a colour or a texture, for values in [0, 1].
-_NOISE = (0.0, 0.15)
-_LAYERS = 3  # one to three in each image
-_BANK = 1024  # the side of the square of noise from which pieces are taken
+from kd_train.data.damage_layers import (
+    BANK,
+    LAYERS,
+    Colour,
+    Corners,
+    Layer,
+    Moved,
+    Noise,
+    Texture,
+    decide_layers,
+    decide_texture,
+)
+from kd_train.data.on_device import on_device
+
+# The number of pixels that are computed together on a CPU: few stay in its cache, but each call
+# takes its time.
+_PIXELS_TOGETHER = 8 * 160 * 160
+_Item = TypeVar("_Item")
 
 
 class Damage:
     """Draws damage into images, and textures without an image.
 
-    What is drawn depends on the generator that is passed and on the image's size alone.
+    What is drawn depends on the generators that are passed and on the images' size alone.
 
     Args:
         colour: Whether colours may be other than grey. A mono camera delivers none.
@@ -51,27 +57,34 @@ class Damage:
 
     def __init__(self, *, colour: bool) -> None:
         self.colour = colour
-        bank = np.random.default_rng(0).standard_normal((_BANK, _BANK), dtype=np.float32)
+        bank = np.random.default_rng(0).standard_normal((BANK, BANK), dtype=np.float32)
         self._noise = torch.from_numpy(bank)
-        self._contents: tuple[Callable[[Tensor, np.random.Generator], Tensor], ...] = (
-            lambda other, rng: self._colour(other, rng),
-            lambda other, rng: self.texture(other, rng),
-            _moved,
-        )
 
-    def draw(self, image: Tensor, other: Tensor, rng: np.random.Generator) -> Tensor:
-        """Return a damaged copy of an image.
+    def draw(self, images: Tensor, others: Tensor, generators: Sequence[np.random.Generator]) -> Tensor:
+        """Return damaged copies of images.
 
         Args:
-            image: The image ``(C, h, w)``, with values in [0, 1].
-            other: Another good image of the same size, from which regions are filled.
-            rng: The generator that decides everything.
+            images: The images ``(N, C, h, w)``, with values in [0, 1].
+            others: As many good images of the same size, from which regions are filled.
+            generators: The generator of each image, which decides everything.
         """
-        for _ in range(int(rng.integers(1, _LAYERS + 1))):
-            region = _crack(image, rng) if rng.random() < 0.25 else _region(image, rng)
-            content = self._contents[int(rng.integers(len(self._contents)))](other, rng)
-            image = torch.lerp(image, content, (region * float(rng.uniform(*_STRENGTH))).expand_as(image))
-        return image
+        layers = [decide_layers(rng, images.shape[1:], colour=self.colour) for rng in generators]
+        for number in range(LAYERS):
+            some = {row: each[number] for row, each in enumerate(layers) if len(each) > number}
+            if some:
+                images = self._blended(images, others, some)
+        return images
+
+    def _blended(self, images: Tensor, others: Tensor, layers: dict[int, Layer]) -> Tensor:
+        """Return the images with a layer in each of some rows."""
+        some = list(layers.values())
+        weight = _regions(some, images).mul_(_column([each.strength for each in some], images))[:, None]
+        content = self._contents([(row, each.content) for row, each in layers.items()], others)
+        if len(some) == len(images):
+            return torch.lerp(images, content, weight.expand_as(images))
+        index = on_device(np.array(list(layers)), images.device)
+        chosen = images.index_select(0, index)
+        return images.index_copy(0, index, torch.lerp(chosen, content, weight.expand_as(chosen)))
 
     def texture(self, like: Tensor, rng: np.random.Generator) -> Tensor:
         """Return a smooth random texture between two grey values, with noise.
@@ -80,31 +93,45 @@ class Damage:
             like: An image ``(C, h, w)``, for its size and device.
             rng: The generator that decides everything.
         """
-        field = _smooth_field(like, _one_of((2, 4, 8, 16, 32), rng), rng).values
-        field = (field - field.min()) / (field.max() - field.min())
-        low, high = rng.random(2)
-        textured: Tensor = (low + (high - low) * field + self._piece_of_noise(like, rng)).clamp(0, 1)
-        return textured.expand_as(like)
+        return self._textures([decide_texture(rng)], like[None])[0]
 
-    def _colour(self, like: Tensor, rng: np.random.Generator) -> Tensor:
-        """Return one colour with noise, at an image's size."""
-        values = rng.random(len(like)) if self.colour and rng.random() < 0.5 else np.full(len(like), rng.random())
-        colour = torch.from_numpy(values.astype(np.float32)).to(like.device).view(-1, 1, 1)
-        return (colour + self._piece_of_noise(like, rng)).clamp(0, 1)
+    def _contents(self, contents: list[tuple[int, Colour | Texture | Moved]], others: Tensor) -> Tensor:
+        """Return what fills the regions ``(K, C, h, w)`` of some rows."""
 
-    def _piece_of_noise(self, like: Tensor, rng: np.random.Generator) -> Tensor:
-        """Return noise ``(h, w)`` of a random strength, taken from a random place of the bank."""
+        def together(kind: type, some: list[tuple[int, Any]]) -> Tensor:
+            if kind is Moved:
+                return torch.stack([_moved(others[row], each) for row, each in some])
+            return (self._colours if kind is Colour else self._textures)([each for _, each in some], others)
+
+        return _in_groups(contents, lambda each: type(each[1]), together)
+
+    def _colours(self, colours: list[Colour], like: Tensor) -> Tensor:
+        values = on_device(np.stack([each.values for each in colours]), like.device)[:, :, None, None]
+        return (values + self._noise_of([each.noise for each in colours], like)[:, None]).clamp_(0, 1)
+
+    def _textures(self, textures: list[Texture], like: Tensor) -> Tensor:
+        corners = [each.corners for each in textures]
+        field = _in_groups(corners, len, lambda _, some: _Fields(some, like).values)
+        lowest = field.amin((1, 2), keepdim=True)
+        field = (field - lowest) / (field.amax((1, 2), keepdim=True) - lowest)
+        low = _column([each.low for each in textures], like)
+        span = _column([each.high - each.low for each in textures], like)
+        textured = (low + span * field + self._noise_of([each.noise for each in textures], like)).clamp_(0, 1)
+        return textured[:, None].expand(-1, like.shape[1], -1, -1)
+
+    def _noise_of(self, pieces: Sequence[Noise], like: Tensor) -> Tensor:
+        """Return pieces ``(K, h, w)`` of the bank."""
         height, width = like.shape[-2:]
-        top, left = (int(start) for start in rng.integers(_BANK, size=2))
         if (
             self._noise.device != like.device
-            or self._noise.shape[0] < _BANK + height
-            or self._noise.shape[1] < _BANK + width
+            or self._noise.shape[0] < BANK + height
+            or self._noise.shape[1] < BANK + width
         ):
             # Repeated, so that a piece of this size begins at any place.
-            repeats = [-(-(_BANK + side) // _BANK) for side in (height, width)]
-            self._noise = self._noise[:_BANK, :_BANK].to(like.device).repeat(repeats)
-        return self._noise[top : top + height, left : left + width] * float(rng.uniform(*_NOISE))
+            repeats = [-(-(BANK + side) // BANK) for side in (height, width)]
+            self._noise = self._noise[:BANK, :BANK].to(like.device).repeat(repeats)
+        cut = [self._noise[each.top : each.top + height, each.left : each.left + width] for each in pieces]
+        return torch.stack(cut).mul_(_column([each.deviation for each in pieces], like))
 
 
 def training_generator(seed: int, epoch: int, index: int) -> np.random.Generator:
@@ -151,86 +178,112 @@ class StudentDamage:
         rows = [row for row, rng in enumerate(generators) if rng.random() < self._share]
         if not rows:
             return x
+        # Another image of the batch, or the same one where there is no other.
+        others = {row: (row + 1 + int(generators[row].integers(max(1, len(x) - 1)))) % len(x) for row in rows}
+        self._mean, self._std = self._mean.to(x.device), self._std.to(x.device)
         planes = slice(0, 1) if self._is_one_plane else slice(None)
-        mean, std = (each[planes].to(x.device) for each in (self._mean, self._std))
+        mean, std = self._mean[planes], self._std[planes]
         damaged = x.clone(memory_format=torch.preserve_format)
-        for row in rows:
-            rng = generators[row]
-            # Another image of the batch, or the same one where there is no other.
-            other = (row + 1 + int(rng.integers(max(1, len(x) - 1)))) % len(x)
+        together = max(1, _PIXELS_TOGETHER // x[0, 0].numel()) if x.device.type == "cpu" else len(rows)
+        for some in (rows[start : start + together] for start in range(0, len(rows), together)):
             # Channel by channel in memory, as what is drawn: operations on mixed layouts are slow.
-            image, filling = ((x[each, planes].contiguous() * std).add_(mean) for each in (row, other))
-            damaged[row] = self._damage.draw(image, filling, rng).sub_(mean).div_(std)
+            images, filling = (
+                torch.stack([x[row, planes] for row in each]).mul_(std).add_(mean)
+                for each in (some, [others[row] for row in some])
+            )
+            drawn = self._damage.draw(images, filling, [generators[row] for row in some]).sub_(mean).div_(std)
+            for row, image in zip(some, drawn, strict=True):
+                damaged[row] = image
         return damaged
 
 
-def _one_of(values: Sequence[int], rng: np.random.Generator) -> int:
-    """Return what ``rng.choice`` returns, in a fifth of its time."""
-    return values[int(rng.integers(len(values)))]
+def _column(values: Sequence[float], like: Tensor) -> Tensor:
+    """Return one number for each image ``(K, 1, 1)``."""
+    return on_device(np.array(values, np.float32), like.device)[:, None, None]
 
 
-def _smooth_field(like: Tensor, cells: int, rng: np.random.Generator) -> _Field:
-    """Return smooth noise ``(h, w)``, interpolated between normal noise at the cells' corners."""
-    corners = torch.from_numpy(rng.standard_normal((cells + 1, cells + 1), dtype=np.float32)).to(like.device)
-    rows, columns = (_spline(side, cells, like.device) for side in like.shape[-2:])
-    return _Field(corners, rows, columns)
+def _in_groups(
+    items: Sequence[_Item], kind_of: Callable[[_Item], Any], compute: Callable[[Any, list[_Item]], Tensor]
+) -> Tensor:
+    """Compute items of one kind together, and return the results in the order of the items."""
+    groups: dict[Any, list[int]] = {}
+    for place, item in enumerate(items):
+        groups.setdefault(kind_of(item), []).append(place)
+    parts = [compute(kind, [items[place] for place in places]) for kind, places in groups.items()]
+    if len(parts) == 1:
+        return parts[0]
+    order = np.argsort([place for places in groups.values() for place in places])
+    return torch.cat(parts).index_select(0, on_device(order, parts[0].device))
 
 
-class _Field:
-    """A smooth field as a product of matrices: bicubic interpolation of values at corners.
+class _Fields:
+    """Smooth fields: noise at the corners of equal cells, interpolated.
+
+    Bicubic interpolation is a product of matrices.
 
     Args:
-        corners: The values at the corners of the cells.
-        rows: The weights of the corners at each row, and their change from row to row.
-        columns: The same of the columns.
+        corners: The noise of each field, of one number of cells.
+        like: Images ``(N, C, h, w)`` of the fields' size.
 
     Attributes:
-        values: The field's values ``(h, w)``.
+        values: The fields' values ``(K, h, w)``.
     """
 
-    def __init__(self, corners: Tensor, rows: tuple[Tensor, Tensor], columns: tuple[Tensor, Tensor]) -> None:
-        self._corners, self._rows, self._columns = corners, rows, columns
-        self.values = rows[0] @ corners @ columns[0].T
+    def __init__(self, corners: Sequence[Corners], like: Tensor) -> None:
+        cells = len(corners[0]) - 1
+        self._corners = on_device(np.stack(corners), like.device)
+        self._rows, self._columns = (_spline(side, cells, like.device) for side in like.shape[-2:])
+        self._across = self._corners @ self._columns[0].T
+        self.values = self._rows[0] @ self._across
 
     def steepness(self) -> Tensor:
-        """Return the length of the gradient by pixel ``(h, w)``, never zero."""
-        (rows, down), (columns, right) = self._rows, self._columns
-        squares = (down @ self._corners @ columns.T).square_() + (rows @ self._corners @ right.T).square_()
+        """Return the length of the gradient by pixel ``(K, h, w)``, never zero."""
+        squares = (self._rows[1] @ self._across).square_()
+        squares += (self._rows[0] @ (self._corners @ self._columns[1].T)).square_()
         return squares.add_(1e-12).sqrt_()
 
-    def level(self, share: float) -> Tensor:
-        """Return the value that a share of the pixels exceeds, by every fourth row and column."""
-        some = self.values[::4, ::4].flatten()
-        return some.kthvalue(max(1, min(len(some), round(len(some) * (1 - share))))).values
+    def levels(self, shares: Sequence[float]) -> Tensor:
+        """Return the value ``(K, 1, 1)`` of each field that a share of its pixels exceeds.
+
+        Every fourth row and column is looked at.
+        """
+        some = self.values[:, ::4, ::4].flatten(1)
+        count = some.shape[1]
+        places = [count - max(1, min(count, round(count * (1 - share)))) for share in shares]
+        highest = some.topk(max(places) + 1).values
+        return highest.gather(1, on_device(np.array(places), some.device)[:, None])[:, :, None]
 
 
 @functools.lru_cache(maxsize=64)
 def _spline(side: int, cells: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """Return the matrix ``(side, cells + 1)`` of bicubic interpolation, and its differences."""
     weights = F.interpolate(torch.eye(cells + 1)[None, None], (side, cells + 1), mode="bicubic", align_corners=True)
-    matrix = weights[0, 0].to(device)
-    return matrix, torch.gradient(matrix, dim=0)[0].contiguous()
+    matrix = weights[0, 0]
+    return matrix.to(device), torch.gradient(matrix, dim=0)[0].contiguous().to(device)
 
 
-def _region(like: Tensor, rng: np.random.Generator) -> Tensor:
-    """Return a smooth random region ``(h, w)``: 1 inside, 0 outside, with a hard or soft edge."""
-    field = _smooth_field(like, _one_of(_REGION_CELLS, rng), rng)
-    inside = field.values - field.level(float(rng.uniform(*_REGION_AREA)))
-    edge = float(rng.uniform(*_EDGE))
-    return inside.div_(field.steepness().mul_(max(edge, 0.1))).clamp_(0, 1)
+def _regions(layers: Sequence[Layer], like: Tensor) -> Tensor:
+    """Return the regions ``(K, h, w)`` of some layers: 1 inside, 0 outside."""
+
+    def kind(layer: Layer) -> tuple[bool, int]:
+        return layer.around is not None, len(layer.corners)
+
+    def together(kind: tuple[bool, int], some: list[Layer]) -> Tensor:
+        field, shares = _Fields([each.corners for each in some], like), [each.area for each in some]
+        is_crack, _ = kind
+        if not is_crack:  # a hard or soft edge
+            inside = field.values - field.levels(shares)
+            edge = _column([max(each.width, 0.1) for each in some], like)
+            return inside.div_(field.steepness().mul_(edge)).clamp_(0, 1)
+        width = _column([each.width + 0.5 for each in some], like)
+        line = (width - field.values.abs() / field.steepness()).clamp_(0, 1)  # by the distance from the zero line
+        around = _Fields([each.around for each in some if each.around is not None], like)
+        return line.mul_(around.values > around.levels(shares))
+
+    return _in_groups(layers, kind, together)
 
 
-def _crack(like: Tensor, rng: np.random.Generator) -> Tensor:
-    """Return a thin curved line ``(h, w)``: a smooth field's zero line within a smooth region."""
-    field = _smooth_field(like, _one_of(_CRACK_CELLS, rng), rng)
-    distance = field.values.abs() / field.steepness()  # in pixels
-    line = (float(rng.uniform(*_CRACK_WIDTH)) + 0.5 - distance).clamp_(0, 1)
-    around = _smooth_field(like, 2, rng)
-    return line * (around.values > around.level(float(rng.uniform(*_CRACK_AREA))))
-
-
-def _moved(other: Tensor, rng: np.random.Generator) -> Tensor:
+def _moved(other: Tensor, moved: Moved) -> Tensor:
     """Return another image, mirrored or not, and shifted around its borders."""
-    axes = [axis for axis in (1, 2) if rng.random() < 0.5]
-    shifts = (int(rng.integers(other.shape[1])), int(rng.integers(other.shape[2])))
-    return torch.roll(other.flip(axes) if axes else other, shifts, (1, 2))
+    axes = [axis for axis, is_mirrored in zip((1, 2), moved.mirrored, strict=True) if is_mirrored]
+    return torch.roll(other.flip(axes) if axes else other, moved.shifts, (1, 2))

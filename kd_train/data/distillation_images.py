@@ -18,6 +18,7 @@ from torch import Tensor
 from kd_train.data.damage import Damage, training_generator
 from kd_train.data.image_records import BadImages, scan_images
 from kd_train.data.image_set import ImageSet
+from kd_train.data.on_device import on_device
 from kdx.errors import DataError
 from kdx.folders.image_search import LeftOut, walk
 from kdx.imaging.images import InputSpec
@@ -92,10 +93,14 @@ class DistillationImages:
             indices: The indices in this set.
         """
         self._mean, self._std = self._mean.to(x.device), self._std.to(x.device)
+        good = VARIANTS * len(self._good)
+        rows = {row: index for row, index in enumerate(indices) if index < good and index % VARIANTS}
+        if not rows:
+            return x
+        pixels = torch.stack([self._pixels(x[row], index) for row, index in rows.items()])
         varied = x.clone(memory_format=torch.preserve_format)
-        for row, index in enumerate(indices):
-            if index < VARIANTS * len(self._good) and index % VARIANTS:
-                varied[row] = (self._pixels(x[row], index).to(x.device) / 255 - self._mean) / self._std
+        for row, image in zip(rows, (on_device(pixels, x.device) / 255 - self._mean) / self._std, strict=True):
+            varied[row] = image
         return varied
 
     def _pixels(self, x: Tensor, index: int) -> Tensor:
@@ -116,7 +121,7 @@ class DistillationImages:
         # Regions are filled from the image itself, moved: another one depends on the batch.
         varied = self._damage.texture(image, rng) if variant in {_TEXTURE, _DAMAGED_TEXTURE} else image
         for _ in range(_DAMAGED.get(variant, 0)):
-            varied = self._damage.draw(varied, image, rng)
+            varied = self._damage.draw(varied[None], image[None], [rng])[0]
         return varied
 
 

@@ -72,6 +72,7 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         damage: The share of the training images that students see damaged.
         border_weights: Whether the map that makes the score is weighted by the distance from the
             border, see :mod:`kd_export.graph.border`.
+        mixed_precision: Whether the students' forward pass is computed in BF16 during training.
         teacher_from: The networks in timm from which compact networks learn: one for each group of
             taps, or one for all; empty for other networks.
         teacher_epochs: The number of passes over the images in which a compact teacher learns; 0
@@ -102,6 +103,7 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     options: dict[str, str] = {}
     damage: float = 0.0
     border_weights: bool = False
+    mixed_precision: bool = False
     teacher_from: tuple[str, ...] = ()
     teacher_epochs: int = 0
     heads: tuple[tuple[Head, ...], ...] = ()
@@ -205,7 +207,7 @@ def compact_teacher_recipe(recipe: Recipe) -> Recipe:
     """Return the recipe by which a compact teacher learns, for the recipe of its students."""
     own = _read_file(_COMPACT_TEACHER)
     own.update(backbones=recipe.teacher_from, epochs=recipe.teacher_epochs)
-    for name in ("image_size", "crop_from", "taps", "strides", "heads", "validation_fraction"):
+    for name in ("image_size", "crop_from", "taps", "strides", "heads", "validation_fraction", "mixed_precision"):
         own[name] = getattr(recipe, name)
     return msgspec.convert(own, Recipe, strict=False)
 

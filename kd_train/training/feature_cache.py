@@ -1,10 +1,13 @@
-"""The teacher's features of a set of images, kept in memory."""
+"""The teacher's features of a set of images, kept in memory or on the device."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 from torch import Tensor
+
+from kd_train.data.on_device import on_device
 
 
 class FeatureCache:
@@ -18,7 +21,8 @@ class FeatureCache:
         self.features = features
 
     def __getitem__(self, indices: Sequence[int]) -> list[Tensor]:
-        return [feature[list(indices)] for feature in self.features]
+        index = on_device(np.array(indices), self.features[0].device)
+        return [feature.index_select(0, index) for feature in self.features]
 
 
 def in_order(count: int, size: int) -> list[list[int]]:

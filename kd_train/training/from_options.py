@@ -193,7 +193,7 @@ def common_config(
     trained = [record.identity for record in images.trained]
     known = set(trained)
     return {
-        "schema": SCHEMA if images.spec.crop is UNSET and options.init is None else NEWEST_SCHEMA,
+        "schema": NEWEST_SCHEMA if _needs_newest(options, images) else SCHEMA,
         "recipe": recipe,
         "input": images.spec,
         "tile": options.tile,
@@ -213,6 +213,11 @@ def common_config(
         "versions": {"kdx": __version__, **package_versions(TRAINING_PACKAGES)},
         "created": now(),
     }
+
+
+def _needs_newest(options: TrainOptions, images: TrainingImages) -> bool:
+    """Whether earlier versions would resume or export the run in another way."""
+    return images.spec.crop is not UNSET or options.init is not None or options.mixed_precision
 
 
 def teacher_config(
@@ -243,6 +248,7 @@ def overrides(options: TrainOptions, kept: KeptTeacher | None = None) -> dict[st
         "learning_rate": options.learning_rate,
         "damage": options.damage,
         "border_weights": _border_weights(options),
+        "mixed_precision": options.mixed_precision or None,
         "blur_sigma": options.blur_sigma,
         "combine": options.combine,
         "score": options.score,

@@ -202,6 +202,12 @@ class TrainOptions:
         "training images are higher, as they often are at the border. Default: the recipe's, which is off for the "
         "papers'.",
     )
+    mixed_precision: bool = _option(
+        False,
+        "Compute the forward pass of what learns in BF16, and the rest in FP32: faster on GPUs and CPUs with BF16, "
+        "slower on others. Compact teachers learn so too; INT8 students do not.",
+        commands=_TRAIN_AND_DISTIL,
+    )
     taps: str | None = _option(
         None,
         "Where features are compared, e.g. layer1,layer2; for two teachers layer1,layer2/blocks.4,blocks.6.",

@@ -169,6 +169,7 @@ def _config(run: Run, checkpoint: Checkpoint, options: TrainOptions, data: Path 
         weight_decay=0.0,
         schedule="one-cycle",
         checkpoint="last",
+        mixed_precision=False,  # INT8 students compute what the graph does
     )
     check_recipe(recipe)
     return msgspec.structs.replace(

@@ -23,7 +23,8 @@ from kdx.text import number_of
 SCHEMA = 3
 # The schema of runs with border weights or a window of the frame, which earlier versions would
 # leave out; of runs with INT8 networks, which they would take for FP32; and of runs that were
-# extended or started from another run's students, which they would resume in another way.
+# extended, started from another run's students, or learn in BF16, which they would resume in
+# another way.
 NEWEST_SCHEMA = 4
 # The packages that decide what training and export compute.
 TRAINING_PACKAGES = ("kdx", "torch", "timm", "onnx", "onnxscript", "onnxruntime", "numpy")

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator
+from contextlib import nullcontext
+from typing import NoReturn
 
 import msgspec
 import torch
@@ -14,7 +16,8 @@ from torch.optim.lr_scheduler import OneCycleLR, ReduceLROnPlateau
 from kd_train.data.damage import StudentDamage
 from kd_train.data.distillation_images import DistillationImages
 from kd_train.data.image_set import ImageSet
-from kd_train.models.pair import Pair
+from kd_train.data.on_device import on_device
+from kd_train.models.pair import Comparisons, Pair
 from kd_train.recipes import Recipe
 from kd_train.training.checkpoints import EpochRecord, Restart
 from kd_train.training.feature_cache import FeatureCache, in_order
@@ -24,6 +27,7 @@ from kd_train.training.optimiser import Schedule, make_optimiser, make_schedule
 from kd_train.training.profile import Profiler
 from kd_train.training.run_config import preprocess_of
 from kd_train.training.run_folder import Run
+from kd_train.training.step_losses import StepLosses
 from kdx.errors import TrainingError
 from kdx.progress import SILENT, Progress
 
@@ -31,6 +35,8 @@ from kdx.progress import SILENT, Progress
 # ten minutes more.
 _SMALL_STATE_BYTES = 32 * 2**20
 _RESTART_SECONDS = 600.0
+# The share of a GPU's free memory that the teacher's features may take. Steps need the rest.
+_FEATURES_SHARE = 0.5
 
 
 class Trainer:
@@ -42,7 +48,8 @@ class Trainer:
         train: The images to train on.
         validation: The held-out good images.
         device: The device to train on.
-        memory_mib: The memory in MiB that the teacher's cached features of both sets may take.
+        memory_mib: The memory in MiB that the teacher's cached features of both sets may take,
+            beside half of a GPU's own.
         damage: The damage that students see, and the teacher does not; None for none.
         task: What the progress display calls the training.
         progress: The progress display.
@@ -157,14 +164,20 @@ class Trainer:
         ):
             for epoch in range(len(self.history) + 1, self.recipe.epochs + 1):
                 started = time.perf_counter()
-                train_loss = 0.0
-                for step, (loss, share) in enumerate(self._train_epoch(epoch, cached[0])):
-                    train_loss += loss * share
-                    task.advance(1, f"epoch {epoch}/{self.recipe.epochs}  loss {loss:.4f}")
-                    self._require_finite(loss, epoch, step)
+                batches = self._shuffled(epoch)
+                losses = StepLosses([len(batch) for batch in batches], self.device)
+                for loss in self._train_epoch(epoch, batches, cached[0]):
+                    with self.profiler.stage("optimiser"):  # waits for a GPU from time to time
+                        losses.add(loss)
+                    said = "" if losses.latest is None else f"  loss {losses.latest:.4f}"
+                    task.advance(1, f"epoch {epoch}/{self.recipe.epochs}{said}")
+                    if losses.failed:
+                        self._not_finite(epoch, *losses.failed)
+                train_loss = losses.mean()
                 with self.profiler.stage("validation"):
                     validation_loss = self._validation_loss(cached[1])
-                self._require_finite(validation_loss, epoch, steps)
+                if not math.isfinite(validation_loss):
+                    self._not_finite(epoch, steps, validation_loss)
                 if isinstance(self.schedule, ReduceLROnPlateau):
                     self.schedule.step(validation_loss)
                 best = all(validation_loss < record.validation_loss for record in self.history)
@@ -176,11 +189,10 @@ class Trainer:
     def _sets(self) -> list[tuple[ImageSet | DistillationImages, str]]:
         return [(self.train_set, "training"), (self.validation_set, "held-out")]
 
-    def _train_epoch(self, epoch: int, cache: FeatureCache | None) -> Iterator[tuple[float, float]]:
-        """Run an epoch; yield each step's loss and its share of the images."""
+    def _train_epoch(self, epoch: int, batches: list[list[int]], cache: FeatureCache | None) -> Iterator[Tensor]:
+        """Run an epoch; yield each step's loss, which nothing has waited for yet."""
         self.pair.train()
-        batches = self._shuffled(epoch)
-        image_count, stage = sum(len(batch) for batch in batches), self.profiler.stage
+        stage = self.profiler.stage
         for indices, x in self._inputs(self.train_set, batches, None if self.damage else cache):
             with torch.no_grad():
                 with stage("teacher"):
@@ -188,10 +200,7 @@ class Trainer:
                 with stage("damage"):
                     seen = x if self.damage is None else self.damage(x, indices, epoch)
             with stage("student forward"):
-                if seen is x:
-                    loss = self.loss(self.pair.compare_training(x, teacher))
-                else:
-                    loss = self.loss(self.pair.compare_damaged(seen, teacher))
+                loss = self.loss(self._compared(seen, teacher, is_damaged=seen is not x))
             with stage("student backward"):
                 self.optimiser.zero_grad(set_to_none=True)
                 loss.backward()
@@ -199,17 +208,27 @@ class Trainer:
                 self.optimiser.step()
                 if isinstance(self.schedule, OneCycleLR):
                     self.schedule.step()
-            yield float(loss.detach()), len(indices) / image_count
+            yield loss
+
+    def _compared(self, x: Tensor, teacher: list[Tensor], *, is_damaged: bool) -> Comparisons:
+        """Return the features that the loss compares, in FP32 whatever the students computed in."""
+        compare = self.pair.compare_damaged if is_damaged else self.pair.compare_training
+        mixed = torch.autocast(self.device.type, torch.bfloat16) if self.recipe.mixed_precision else nullcontext()
+        with mixed:
+            compared = compare(x, teacher)
+        return [(t.float(), s.float()) for t, s in compared]
 
     @torch.inference_mode()
     def _validation_loss(self, cache: FeatureCache | None) -> float:
+        """Return the mean loss on held-out images, in FP32, as the students are deployed."""
         self.pair.eval()
-        total = 0.0
         batches = in_order(len(self.validation_set), self.recipe.batch_size)
-        for indices, x in self._inputs(self.validation_set, batches, cache):
-            teacher = self._teacher_features(x, indices, cache)
-            total += float(self.loss(self.pair.compare_training(x, teacher))) * len(indices)
-        return total / len(self.validation_set)
+        losses = [
+            self.loss(self.pair.compare_training(x, self._teacher_features(x, indices, cache)))
+            for indices, x in self._inputs(self.validation_set, batches, cache)
+        ]
+        total = sum(loss * len(batch) for loss, batch in zip(torch.stack(losses).tolist(), batches, strict=True))
+        return float(total / len(self.validation_set))
 
     def _inputs(
         self, images: ImageSet | DistillationImages, batches: list[list[int]], cache: FeatureCache | None = None
@@ -223,7 +242,7 @@ class Trainer:
             with stage("images"):
                 batch = next(source)
             with stage("preprocessing"):
-                x = self.preprocess(batch.to(self.device))
+                x = self.preprocess(on_device(batch, self.device))
             with stage("damage"):
                 x = images.vary(x, indices).contiguous(memory_format=torch.channels_last)
             yield indices, x
@@ -231,7 +250,9 @@ class Trainer:
     def _teacher_features(self, x: Tensor, indices: list[int], cache: FeatureCache | None) -> list[Tensor]:
         if cache is None:
             return self.pair.teacher_features(x)
-        return [feature.to(self.device, memory_format=torch.channels_last) for feature in cache[indices]]
+        # Copied to the device first: there, to change the layout takes no time.
+        found = [on_device(feature, self.device) for feature in cache[indices]]
+        return [feature.contiguous(memory_format=torch.channels_last) for feature in found]
 
     @torch.no_grad()
     def _cache_teacher(self, images: ImageSet | DistillationImages, name: str) -> FeatureCache | None:
@@ -242,17 +263,26 @@ class Trainer:
         batches = in_order(len(images), self.recipe.batch_size)
         with self.progress.task(f"teacher's features ({name})", len(images)) as task:
             for indices, x in self._inputs(images, batches):
-                batch = [feature.cpu() for feature in self.pair.teacher_features(x)]
+                batch = self.pair.teacher_features(x)
                 if features is None:
                     needed = sum(feature[0].numel() for feature in batch) * 4 * len(images)
-                    if needed > self.cache_bytes:
+                    device = self._room_for(needed)
+                    if device is None:
                         return None
-                    self.cache_bytes -= needed
-                    features = [torch.empty(len(images), *feature.shape[1:]) for feature in batch]
+                    features = [torch.empty(len(images), *feature.shape[1:], device=device) for feature in batch]
                 for stored, feature in zip(features, batch, strict=True):
-                    stored[indices] = feature
+                    stored[indices[0] : indices[-1] + 1] = feature
                 task.advance(len(indices))
         return None if features is None else FeatureCache(features)
+
+    def _room_for(self, needed: int) -> torch.device | None:
+        """Return where so many bytes of features are kept: on a GPU, in memory, or nowhere."""
+        if self.device.type == "cuda" and needed <= _FEATURES_SHARE * torch.cuda.mem_get_info(self.device)[0]:
+            return self.device
+        if needed > self.cache_bytes:
+            return None
+        self.cache_bytes -= needed
+        return torch.device("cpu")
 
     def _shuffled(self, epoch: int) -> list[list[int]]:
         """Return an epoch's batches of indices, which depend on seed and epoch alone."""
@@ -263,9 +293,7 @@ class Trainer:
         # Batch normalisation cannot train on a batch of one image.
         return batches[:-1] if len(batches) > 1 and len(batches[-1]) == 1 else batches
 
-    def _require_finite(self, loss: float, epoch: int, step: int) -> None:
-        if math.isfinite(loss):
-            return
+    def _not_finite(self, epoch: int, step: int, loss: float) -> NoReturn:
         kept = f"the checkpoint of epoch {len(self.history)} is kept" if self.history else "nothing was saved yet"
         raise TrainingError(
             f"the loss became {loss} in epoch {epoch}, step {step + 1}; {kept}",

@@ -5,9 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F  # noqa: N812 (its usual name)
 
 from kd_train.data import damage, synthetic
 from kd_train.data.damage import Damage, StudentDamage
+from kd_train.data.damage_layers import BANK, Colour, Layer, Moved, Texture, decide_layers, one_of
 from tests.images import solar_cells
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -66,7 +68,7 @@ def test_damage_stays_within_the_range_of_pixels_and_leaves_the_rest(cells):
 def test_damage_runs_from_hardly_visible_to_plain(cells):
     painter = Damage(colour=False)
     changes = [
-        float((painter.draw(cells[0], cells[1], np.random.default_rng(seed)) - cells[0]).abs().max())
+        float((painter.draw(cells[:1], cells[1:2], [np.random.default_rng(seed)]) - cells[:1]).abs().max())
         for seed in range(200)
     ]
     assert np.quantile(changes, 0.1) < 0.2
@@ -76,7 +78,7 @@ def test_damage_runs_from_hardly_visible_to_plain(cells):
 def test_a_mono_camera_sees_no_colours(cells):
     mono = cells[:2, :1].expand(2, 3, SIZE, SIZE)
     grey, colours = (
-        [Damage(colour=colour).draw(mono[0], mono[1], np.random.default_rng(seed)) for seed in range(40)]
+        [Damage(colour=colour).draw(mono[:1], mono[1:], [np.random.default_rng(seed)])[0] for seed in range(40)]
         for colour in (False, True)
     )
     assert all(torch.equal(image[0], image[1]) and torch.equal(image[0], image[2]) for image in grey)
@@ -87,7 +89,7 @@ def test_a_mono_camera_sees_no_colours(cells):
 def test_images_of_any_size(size):
     image = torch.full((3, *size), 0.5)
     painter = Damage(colour=True)
-    drawn = [painter.draw(image, image, np.random.default_rng(seed)) for seed in range(12)]
+    drawn = [painter.draw(image[None], image[None], [np.random.default_rng(seed)])[0] for seed in range(12)]
     assert all(each.shape == image.shape and bool(torch.isfinite(each).all()) for each in drawn)
     assert sum(not torch.equal(each, image) for each in drawn) >= 8  # an image's own content changes nothing here
 
@@ -139,4 +141,68 @@ def test_one_plane_of_a_grey_image_is_drawn_to_the_same_bits(cells, layout):
 def test_a_choice_is_that_of_the_generator():
     ours, numpys = (np.random.default_rng(5) for _ in range(2))
     values = (2, 4, 8, 16, 32)
-    assert [damage._one_of(values, ours) for _ in range(200)] == [numpys.choice(values) for _ in range(200)]
+    assert [one_of(values, ours) for _ in range(200)] == [numpys.choice(values) for _ in range(200)]
+
+
+@pytest.mark.parametrize("colour", [False, True])
+def test_damage_is_what_its_layers_say(cells, colour):
+    """Every image and layer by itself, by interpolation, differences and rolls of the image."""
+    images = cells if colour else cells[:, :1]
+    others = images.roll(3, 0)
+    kinds = set()
+    for epoch in range(25):
+        generators = [[np.random.default_rng([epoch, row]) for row in range(len(images))] for _ in range(2)]
+        expected = images.clone()
+        for image, other, rng in zip(expected, others, generators[0], strict=True):
+            for layer in decide_layers(rng, image.shape, colour=colour):
+                kinds.add((type(layer.content).__name__, len(layer.corners), layer.around is None))
+                weight = region_of(layer) * layer.strength
+                image += weight * (content_of(layer.content, other) - image)
+        drawn = Damage(colour=colour).draw(images, others, generators[1])
+        # The width of an edge is divided by the field's gradient, which may be small.
+        assert float((drawn - expected).abs().max()) < 2e-4
+        assert float((drawn - expected).abs().mean()) < 1e-6
+    assert len(kinds) == 3 * (4 + 3)  # three contents, four kinds of regions, three of cracks
+
+
+def field_of(corners: np.ndarray) -> torch.Tensor:
+    size = (SIZE, SIZE)
+    return F.interpolate(torch.from_numpy(corners)[None, None], size, mode="bicubic", align_corners=True)[0, 0]
+
+
+def level_of(field: torch.Tensor, share: float) -> torch.Tensor:
+    some = field[::4, ::4].flatten()
+    return some.kthvalue(max(1, min(len(some), round(len(some) * (1 - share))))).values
+
+
+def region_of(layer: Layer) -> torch.Tensor:
+    field = field_of(layer.corners)
+    steepness = torch.hypot(*torch.gradient(field)) + 1e-6
+    if layer.around is None:
+        return ((field - level_of(field, layer.area)) / (steepness * max(layer.width, 0.1))).clamp(0, 1)
+    around = field_of(layer.around)
+    return (layer.width + 0.5 - field.abs() / steepness).clamp(0, 1) * (around > level_of(around, layer.area))
+
+
+def content_of(content: Colour | Texture | Moved, other: torch.Tensor) -> torch.Tensor:
+    if isinstance(content, Moved):
+        rows, columns = content.mirrored
+        mirrored = other.flip(1) if rows else other
+        return (mirrored.flip(2) if columns else mirrored).roll(content.shifts, (1, 2))
+    bank = np.random.default_rng(0).standard_normal((BANK, BANK), dtype=np.float32)
+    piece = np.roll(bank, (-content.noise.top, -content.noise.left), (0, 1))[:SIZE, :SIZE]
+    noise = torch.from_numpy(piece * content.noise.deviation)
+    if isinstance(content, Colour):
+        return (torch.from_numpy(content.values)[:, None, None] + noise).clamp(0, 1)
+    field = field_of(content.corners)
+    field = (field - field.min()) / (field.max() - field.min())
+    return (content.low + (content.high - content.low) * field + noise).clamp(0, 1)
+
+
+def test_a_batch_is_drawn_as_its_images_one_by_one(cells, monkeypatch):
+    x = normalised(cells)
+    whole = StudentDamage(0.7, 5, MEAN, STD, colour=True)(x, range(8), 1)
+    monkeypatch.setattr(damage, "_PIXELS_TOGETHER", 1)
+    alone = StudentDamage(0.7, 5, MEAN, STD, colour=True)(x, range(8), 1)
+    assert float((whole - alone).abs().max()) < 1e-3  # of values with a standard deviation of one
+    assert float((whole - alone).abs().mean()) < 1e-6

@@ -22,7 +22,7 @@ GIVEN = {
     "odd_images": "'keep'", "channels": "3", "sixteen_bit_range": "[0, 4095]", "max_bad_images": "2", "workers": "0",
     "memory_mib": "99", "device": "'cpu'", "teacher_from": "'b'", "teacher_epochs": "4", "damage": "0.25",
     "extra_images": "['further']", "border_weights": "'on'", "precision": "'int8'", "crop": "[8, 8, 32, 32]",
-    "init": "'earlier'",
+    "init": "'earlier'", "mixed_precision": "true",
 }  # fmt: skip
 DEFAULTS = TrainOptions()
 
