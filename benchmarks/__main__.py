@@ -7,7 +7,7 @@ from importlib import import_module
 
 BENCHMARKS = (
     "accuracy", "archive", "bands", "compact", "cpu", "embed", "frontier", "gpu", "robustness", "station",
-    "tiling", "tables",
+    "tiling", "tables", "training",
 )  # fmt: skip
 
 

@@ -24,6 +24,7 @@ from benchmarks.results import Result, result_file
 from benchmarks.robustness.table import robustness_table
 from benchmarks.station.table import station_table
 from benchmarks.tiling.table import tiling_table
+from benchmarks.training.run import training_table
 
 # The benchmark whose result each table shows, and what renders it.
 TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], list[str]]]] = {
@@ -37,6 +38,7 @@ TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], list[str]]]] = {
     "scaled": ("cpu", scaling_table),
     "scaling": ("cpu", scaling_text),
     "tiling": ("tiling", tiling_table),
+    "training": ("training", training_table),
 }
 # One result for each GPU, beside those of one file.
 TABLE_NAMES = frozenset({*TABLES, "gpu"})
