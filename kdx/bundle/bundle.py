@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -190,6 +190,7 @@ class Bundle:
         threshold: Threshold,
         own: Mapping[str, Mapping[str, Threshold]] | None = None,
         frame_limits: FrameLimits | None = None,
+        images: Collection[str] | None = None,
     ) -> Bundle:
         """Store a calibration in the bundle on disk, in one step, and return the updated bundle.
 
@@ -199,13 +200,14 @@ class Bundle:
             threshold: As for :meth:`kdx.bundle.manifest.Manifest.with_thresholds`.
             own: As for :meth:`kdx.bundle.manifest.Manifest.with_thresholds`.
             frame_limits: As for :meth:`kdx.bundle.manifest.Manifest.with_thresholds`.
+            images: As for :meth:`kdx.bundle.manifest.Manifest.with_thresholds`.
 
         Raises:
             BundleError: The folder holds another bundle now.
         """
 
         def calibrated(current: Manifest) -> Manifest:
-            return current.with_thresholds(threshold, own, frame_limits)
+            return current.with_thresholds(threshold, own, frame_limits, images)
 
         manifest = update_index(self.path, self.manifest.files, calibrated, done="calibrated", fix="calibrate again")
         return Bundle(self.path, manifest)

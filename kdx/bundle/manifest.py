@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Annotated
 
 import msgspec
@@ -157,6 +157,10 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
         frame_limits: The limits by which frames without a part are detected, from the golden images
             and, after the calibration, from good images.
         tiling: How frames larger than the graph's input are cut into tiles, or None.
+        calibration_images: The keys of the images that chose the thresholds, good and defective,
+            and of those that the level map was fitted on, see
+            :attr:`kdx.imaging.image_identity.Identity.key`; absent without a calibration, or with
+            one of an earlier release.
     """
 
     schema: int
@@ -176,6 +180,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     thresholds: dict[str, Threshold] = msgspec.field(default_factory=dict)
     frame_limits: FrameLimits = FrameLimits()
     tiling: Tiling | None = None
+    calibration_images: list[_Sha256] | msgspec.UnsetType = msgspec.UNSET
 
     @property
     def needed_schema(self) -> int:
@@ -268,6 +273,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
         threshold: Threshold,
         own: Mapping[str, Mapping[str, Threshold]] | None = None,
         frame_limits: FrameLimits | None = None,
+        images: Collection[str] | None = None,
     ) -> Manifest:
         """Return a manifest of the present schema with a new calibration.
 
@@ -277,9 +283,11 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
                 keeps the stored ones.
             frame_limits: The limits by which frames without a part are detected; None keeps the
                 stored ones.
+            images: The keys of the images of this calibration; None if they are not known.
         """
         limits = frame_limits or self.frame_limits
-        changed = msgspec.structs.replace(self, threshold=threshold, frame_limits=limits)
+        keys = msgspec.UNSET if images is None else sorted(images)
+        changed = msgspec.structs.replace(self, threshold=threshold, frame_limits=limits, calibration_images=keys)
         changed = msgspec.structs.replace(changed, schema=changed.needed_schema)
         if own is None:
             return changed

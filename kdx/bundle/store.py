@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path, PurePosixPath
 
 import msgspec
 
 from kdx.bundle.bundle import Bundle
 from kdx.bundle.manifest import INDEX, SIGNATURE, Manifest
-from kdx.bundle.stored_threshold import Threshold
-from kdx.imaging.frame_faults import FrameLimits
 from kdx.storage.files import new_folder, sha256_bytes, sha256_file, write_atomic
 from kdx.storage.json_records import encode_record
 
@@ -46,7 +44,7 @@ def with_file(
     bundle: Bundle,
     name: str,
     content: bytes | None,
-    calibrated: tuple[Threshold, Mapping[str, Mapping[str, Threshold]], FrameLimits | None] | None = None,
+    calibrated: Callable[[Manifest], Manifest] | None = None,
 ) -> Bundle:
     """Replace, add or remove a file of a bundle in one step; this removes its signature.
 
@@ -54,8 +52,7 @@ def with_file(
         bundle: The bundle.
         name: The name of the file.
         content: The content of the file; None removes it.
-        calibrated: The arguments of :meth:`kdx.bundle.manifest.Manifest.with_thresholds` for a new
-            calibration; None keeps the stored one.
+        calibrated: Returns the manifest with a new calibration; None keeps the stored one.
 
     Raises:
         BundleError: The folder holds another bundle now.
@@ -63,7 +60,7 @@ def with_file(
     """
     with new_folder(bundle.path, force=True) as folder:
         manifest = bundle.require_present("changed", fix="call again")
-        manifest = manifest.with_thresholds(*calibrated) if calibrated else manifest
+        manifest = calibrated(manifest) if calibrated else manifest
         files = {each: digest for each, digest in manifest.files.items() if each != name}
         for each in files:
             _copy_listed(bundle, each, folder / each)

@@ -51,6 +51,8 @@ class Calibration:
             from them.
         frame_limits: What frames of real parts look like, learned from the others.
         frame_outliers: Single images that widen those limits: check whether they show a part.
+        chosen_by: Keys of the images that chose the threshold, good and defective, or that the
+            level map was fitted on.
         remarks: Copies among the images, images nearly the same as images trained on, and what
             cannot be known of them.
     """
@@ -62,6 +64,7 @@ class Calibration:
     frame_faults: dict[str, list[str]]
     frame_limits: FrameLimits
     frame_outliers: list[str]
+    chosen_by: frozenset[str] = frozenset()
     remarks: tuple[Remark, ...] = ()
 
 
@@ -141,7 +144,28 @@ def calibrate(
     limits, outliers = frame_limits_of(bundle, good.frames)
     colours = grey_conversion_remarks([*good_images, *defective_images], detector.input)
     remarks = (*colours, *_remarks(good, defective, scorer.trained))
-    return Calibration(threshold, values, good.trained_on, scorer.bad, good.faults, limits, outliers, remarks)
+    return Calibration(
+        threshold=threshold,
+        scores=values,
+        trained_on=good.trained_on,
+        bad_images=scorer.bad,
+        frame_faults=good.faults,
+        frame_limits=limits,
+        frame_outliers=outliers,
+        chosen_by=_chosen_by(good, defective, by_hand),
+        remarks=remarks,
+    )
+
+
+def _chosen_by(good: ScoredImages, defective: ScoredImages | None, by_hand: GivenThreshold | None) -> frozenset[str]:
+    """Return the keys of the images that a calibration depends on.
+
+    Those of good images include the ones that only the level map was fitted on. A threshold by hand
+    depends on no others.
+    """
+    if by_hand is not None:
+        return frozenset(good.keys) - {identity.key for _, identity in good.identified}
+    return frozenset(good.keys) | frozenset(defective.keys if defective else ())
 
 
 class _Chosen(TypedDict, total=False):

@@ -10,7 +10,7 @@ has the same definition.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -130,6 +130,7 @@ def store_calibration(
     own: Mapping[str, Mapping[str, Threshold]],
     level: Level | None,
     frame_limits: FrameLimits | None = None,
+    images: Collection[str] | None = None,
 ) -> Bundle:
     """Store thresholds and the level map in one step.
 
@@ -139,11 +140,16 @@ def store_calibration(
         own: The other precisions' thresholds, by precision and runtime.
         level: The level map; None removes a stored one.
         frame_limits: What frames that show a part look like; None for no change.
+        images: The keys of the images of the calibration; None if they are not known.
 
     Raises:
         BundleError: The bundle on disk was replaced meanwhile.
         OutputError: The folder that contains it is not writable.
     """
     if (level and level.sha256) == bundle.manifest.level_sha256:
-        return bundle.with_thresholds(threshold, own, frame_limits)
-    return with_file(bundle, LEVEL, level.encoded if level else None, (threshold, own, frame_limits))
+        return bundle.with_thresholds(threshold, own, frame_limits, images)
+
+    def calibrated(current: Manifest) -> Manifest:
+        return current.with_thresholds(threshold, own, frame_limits, images)
+
+    return with_file(bundle, LEVEL, level.encoded if level else None, calibrated)

@@ -163,7 +163,8 @@ def calibrate_each(
     level = fitted.level if fitted else None
     found.remarks += found.exact.remarks
     found.signature_removed = (bundle.path / SIGNATURE).is_file()
-    store_calibration(bundle, found.exact.threshold, found.thresholds(), level, found.exact.frame_limits)
+    exact = found.exact
+    store_calibration(bundle, exact.threshold, found.thresholds(), level, exact.frame_limits, exact.chosen_by)
     return found
 
 

@@ -165,7 +165,7 @@ class Demo:
             result = calibrate(
                 bundle, detector, open_folder(self.folder / "data").good, _FALSE_REJECT_RATE, progress=self.progress
             )
-        bundle.with_thresholds(result.threshold, frame_limits=result.frame_limits)
+        bundle.with_thresholds(result.threshold, frame_limits=result.frame_limits, images=result.chosen_by)
         low, high = result.threshold.interval
         self._say(
             f"[bold]4 calibrate[/] threshold {result.threshold.score:.4g} ({number(low)} to {number(high)}) for "

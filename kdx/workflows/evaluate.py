@@ -11,23 +11,18 @@ from kd_train.datasets import open_data
 from kd_train.evaluation.evaluate import Evaluation, evaluate
 from kdx.bundle.open import open_bundle
 from kdx.errors import DataError
-from kdx.folders.copies import identified, in_test
+from kdx.folders.copies import in_test
 from kdx.folders.data_folder import FolderOptions, images_to_evaluate
 from kdx.imaging.grey_conversion import grey_conversion_remarks
-from kdx.imaging.image_identity import Likeness, distinct, identify
 from kdx.loading.load import is_run, load
 from kdx.progress import SILENT, Progress
-from kdx.remarks import Remark, remark
-from kdx.storage.files import hash_of_hashes
+from kdx.remarks import remark
 from kdx.verification.backend_choice import other_precisions
+from kdx.workflows.calibration_images import without_chosen_rates
 from kdx.workflows.export import training_remarks
 from kdx.workflows.packages import require_reader
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from kdx.bundle.bundle import Bundle
-    from kdx.folders.data_folder import TestImage
     from kdx.imaging.image_identity import KnownImages
 
 
@@ -95,30 +90,13 @@ def evaluate_folder(
     else:
         bundle = open_bundle(detector)
         remarks += [*golden_remarks(bundle, images), *bundle.manifest.provenance.remarks()]
-        remarks += _of_calibration(bundle, images)
+        result = without_chosen_rates(bundle, images, result)
+        remarks += result.remarks
         remarks += other_precisions(bundle, request.precision)
     if loaded.input.is_in_bands:
         remarks += remark("no_pixel_figures", _NO_PIXEL_FIGURES, [image.path for image in images])
     remarks += grey_conversion_remarks([image.path for image in images], loaded.input)
     return replace(result, remarks=tuple(remarks)), folder.category
-
-
-def _of_calibration(bundle: Bundle, images: Sequence[TestImage]) -> list[Remark]:
-    """Return a remark if the good images are exactly those of the bundle's calibration."""
-    threshold = bundle.manifest.threshold
-    if threshold is None:
-        return []
-    good, _ = distinct(identified(image.path for image in images if not image.is_defective))
-    trained = bundle.training_images()
-    used = [path for path in good if trained.likeness(identify(path)) is not Likeness.SAME]
-    if hash_of_hashes(identify(path).file for path in used) != threshold.data_sha256:
-        return []
-    return remark(
-        "calibrated_on",
-        "good [image is|images are] exactly those of the calibration, so false rejects are not measured again: they "
-        "are what the threshold was chosen for",
-        used,
-    )
 
 
 def _trained_on(detector: Path) -> KnownImages:

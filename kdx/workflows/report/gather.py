@@ -73,6 +73,7 @@ def gather_content(
     from kdx.runtime.backend_table import require_backends
     from kdx.verification.backend_choice import other_precisions
     from kdx.verification.certificate import verify
+    from kdx.workflows.calibration_images import without_chosen_rates
     from kdx.workflows.report.page import Content
     from kdx.workflows.report.pictures import take_pictures
     from kdx.workflows.report.report_images import choose_images, sample
@@ -95,9 +96,9 @@ def gather_content(
         remarks = (
             *golden_remarks(bundle, material.images),
             *bundle.manifest.provenance.remarks(),
-            *other_precisions(bundle, request.precision),
         )
-        result = replace(result, remarks=(*result.remarks, *remarks))
+        result = without_chosen_rates(bundle, material.images, replace(result, remarks=(*result.remarks, *remarks)))
+        result = replace(result, remarks=(*result.remarks, *other_precisions(bundle, request.precision)))
         pictures = take_pictures(detector, scored, folder.root, progress)
     return Content(
         bundle=bundle,

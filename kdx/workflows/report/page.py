@@ -239,6 +239,7 @@ def _facts(content: Content) -> dict[str, Any]:
         "settable": settable_thresholds(threshold) if threshold is not None else [],
         "command": _command(content),
         "holdsCalibration": content.material.holds_calibration,
+        "calibratedOn": content.material.calibrated_on,
         "precisions": sorted({*manifest.thresholds, *manifest.runtime_thresholds}),
         "pictures": content.pictures,
         "box": [LEFT, TOP, WIDTH, HEIGHT],

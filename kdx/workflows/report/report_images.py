@@ -16,6 +16,7 @@ from kdx.imaging.image_identity import Identity, Likeness, distinct, identify
 from kdx.progress import SILENT, Progress, track
 from kdx.remarks import Remark, remark
 from kdx.storage.files import hash_of_hashes
+from kdx.workflows.calibration_images import chosen_on
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,8 @@ class ReportImages:
         trained_on: Images that were skipped because the student was trained on them.
         holds_calibration: Whether the folder holds exactly the images that the bundle was
             calibrated on.
+        calibrated_on: How many of the images in the folder the calibration depends on; None if the
+            bundle does not know.
         remarks: What was left out, and what is to be said of the images.
     """
 
@@ -37,6 +40,7 @@ class ReportImages:
     is_test: bool
     trained_on: int
     holds_calibration: bool
+    calibrated_on: int | None = None
     remarks: tuple[Remark, ...] = ()
 
     @property
@@ -71,12 +75,14 @@ def choose_images(bundle: Bundle, folder: ImageFolder, max_images: int, progress
     ]
     near = [image.path for image in left if likeness.get(image.path) is Likeness.NEAR]
     threshold = bundle.manifest.threshold_of("fp32")  # every precision is calibrated on the same images
+    chose = chosen_on(bundle, [(path, each) for path, each in found.items() if each is not None])
     return ReportImages(
         images=tuple(sample(left, max_images)),
         found=len(left),
         is_test=bool(folder.test),
         trained_on=len(candidates) - len(left),
         holds_calibration=threshold is not None and _hash(held_out) == threshold.data_sha256,
+        calibrated_on=None if chose is None else len({each.key for path in chose if (each := found[path])}),
         remarks=(
             *folder.remarks,
             *remark("near_trained_on", "[image is|images are] nearly the same as images trained on", near),

@@ -8,8 +8,10 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from PIL import Image
 
 from kd_train.evaluation.evaluate import Evaluation
+from kdx.bundle.open import open_bundle
 from kdx.errors import DataError
 from kdx.loading.load import load
 from kdx.verification.backend_choice import other_precisions
@@ -77,12 +79,56 @@ def test_the_images_of_the_calibration_are_no_measurement_of_it(bundle_copy, cel
     shutil.copy(next(parts.iterdir()), parts / "copy.png")
     shutil.copy(dataset / "train/good/000.png", parts / "trained-on.png")
     request = EvaluationRequest(backend="onnxruntime-cpu")
-    remarks = evaluate_folder(bundle_copy, parts, request)[0].remarks
-    (said,) = [each for each in remarks if each.kind == "calibrated_on"]
-    assert said.count == 16
-    next(parts.iterdir()).unlink()
-    (parts / "00.png").unlink(missing_ok=True)
+    result = evaluate_folder(bundle_copy, parts, request)[0]
+    (said,) = [each for each in result.remarks if each.kind == "calibrated_on"]
+    assert said.count == 17  # with the copy
+    assert said.text.startswith("of 18 good images chose the threshold, so false rejects are not measured")
+    assert (result.false_reject_rate, result.false_reject_interval) == (None, None)
+    shown = cli("evaluate", bundle_copy, parts, "--backend", "onnxruntime-cpu").stdout
+    assert "false rejects" not in shown.split("are what the threshold was chosen for")[-1]
+
+
+def test_good_images_that_chose_the_threshold_are_counted(bundle_copy, cells, dataset, tmp_path, cli):
+    parts = Path(shutil.copytree(cells, tmp_path / "parts"))
+    options = ("--false-reject-rate", 0.2, "--review-rate", 0.4, "--backend", "onnxruntime-cpu")
+    cli("calibrate", bundle_copy, parts, *options)
+    request = EvaluationRequest(backend="onnxruntime-cpu")
+
+    def evaluated() -> tuple[Evaluation, str]:
+        result = evaluate_folder(bundle_copy, parts, request)[0]
+        (said,) = [str(each) for each in result.remarks if each.kind == "calibrated_on"]
+        return result, said
+
+    (parts / "00.png").unlink()  # all that remain chose the threshold
+    result, said = evaluated()
+    assert said.startswith("15 of 15 good images chose the threshold, so false rejects are not measured")
+    assert (result.false_reject_rate, result.false_reject_interval) == (None, None)
+    assert result.bands is not None
+    assert "good" not in result.bands
+    Image.open(parts / "01.png").save(parts / "01.bmp")  # a copy in another format
+    (parts / "01.png").unlink()
+    shutil.copy(dataset / "test/good/012.png", parts / "new.png")
+    result, said = evaluated()
+    assert said.startswith("15 of 16 good images chose the threshold, so false rejects are too low")
+    assert result.false_reject_rate is not None
+    cli("calibrate", bundle_copy, parts, "--threshold", 0.4, "--reason", "as on line 2")  # images chose nothing
     assert "calibrated_on" not in kinds(evaluate_folder(bundle_copy, parts, request)[0])
+
+
+def test_defective_images_that_chose_the_threshold_are_counted(bundle_copy, cells, dataset, cli):
+    cli("calibrate", bundle_copy, cells, "--with-defects", dataset / "test/scratch", "--backend", "onnxruntime-cpu")
+    result = evaluate_folder(bundle_copy, dataset, EvaluationRequest(backend="onnxruntime-cpu"))[0]
+    (said,) = [str(each) for each in result.remarks if each.kind == "calibrated_on_defects"]
+    assert said.startswith("4 of 4 defective images chose the threshold, so too many are detected at it")
+    assert "calibrated_on" not in kinds(result)
+
+
+def test_a_calibration_without_hashes_says_what_it_cannot_know(bundle_copy, dataset):
+    opened = open_bundle(bundle_copy)
+    opened.with_thresholds(opened.manifest.threshold)  # as earlier releases did
+    result = evaluate_folder(bundle_copy, dataset, EvaluationRequest(backend="onnxruntime-cpu"))[0]
+    (said,) = [each for each in result.remarks if each.kind == "calibration_unknown"]
+    assert said.count == result.good == 4
 
 
 @pytest.mark.parametrize(

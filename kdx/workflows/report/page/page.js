@@ -131,7 +131,10 @@ function sayCommand() {
     says.push(`The slider is at ${text(state.reject)}; kdx calibrate can set scores of the ${images} good images held out, and this is the nearest.`);
   }
   if (state.review !== null && !review) says.push("The review threshold is not below the threshold that can be set: there is no review band.");
-  if (!data.holdsCalibration) says.push("The bundle was calibrated on other images than this folder's: put their folder in the place of HELD_OUT_GOOD_IMAGES. On other images the same rate gives another threshold.");
+  if (!data.holdsCalibration) {
+    const shared = data.calibratedOn === null ? "" : data.calibratedOn ? `, which holds ${data.calibratedOn} of them` : ", and none of them is in it";
+    says.push(`The images that the bundle was calibrated on are not exactly the good images of this folder${shared}: put their folder in the place of HELD_OUT_GOOD_IMAGES. On other images the same rate gives another threshold.`);
+  }
   if (data.precisions.length) says.push(`It sets those of ${data.precisions.join(" and ")} as well, at the same rates.`);
   $("said").textContent = says.join("\n");
 }

@@ -15,8 +15,10 @@ import pytest
 from PIL import Image
 
 from kd_train.evaluation.evaluate import Evaluation, Scored
+from kdx.bundle.open import open_bundle
 from kdx.errors import DataError
 from kdx.folders.data_folder import TestImage, open_folder
+from kdx.imaging.image_identity import Likeness, identify
 from kdx.workflows.report.curves import HEIGHT, LEFT, TOP, WIDTH, axis_of, curves_of, histogram
 from kdx.workflows.report.pictures import take_pictures, worst_first
 from kdx.workflows.report.report_images import choose_images, sample
@@ -183,6 +185,25 @@ def test_the_figures_are_those_of_evaluate(cli, report, tiny_bundle, dataset):
     assert data["holdsCalibration"] is True
     assert len(data["settable"]) == 6
     assert len(data["pictures"]) == result["pictures"] == 8
+
+
+def test_a_report_counts_the_images_that_chose_the_threshold(report, bundle_copy, dataset, dataset_copy):
+    held_out = choose_images(open_bundle(bundle_copy), open_folder(dataset), 100)
+    assert held_out.calibrated_on == 6
+    plain = dataset_copy / "plain"
+    plain.mkdir()
+    trained = open_bundle(bundle_copy).training_images()
+    chose = [p for p in (dataset / "train/good").iterdir() if trained.likeness(identify(p)) is not Likeness.SAME]
+    for path in chose[:5]:
+        shutil.copy(path, plain)
+    shutil.copy(dataset / "test/good/012.png", plain)
+    result, data = report(bundle_copy, plain)
+    (said,) = [each for each in result["evaluation"]["remarks"] if each["kind"] == "calibrated_on"]
+    assert said["text"] == "of 6 good images chose the threshold, so false rejects are too low"
+    assert (said["count"], data["holdsCalibration"], data["calibratedOn"]) == (5, False, 5)
+    (plain / "012.png").unlink()
+    result, _ = report(bundle_copy, plain, "--force")
+    assert result["evaluation"]["false_reject_rate"] is None
 
 
 def test_latencies_are_measured_unless_skipped(cli, tiny_bundle, dataset, tmp_path, monkeypatch):

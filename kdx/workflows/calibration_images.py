@@ -1,0 +1,83 @@
+"""Test images that chose the threshold: of them, the rates at that threshold are no measurement."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from msgspec import UNSET
+
+from kdx.folders.copies import identified
+from kdx.imaging.image_identity import Identity, Likeness, distinct
+from kdx.remarks import Remark, remark
+from kdx.storage.files import hash_of_hashes
+
+if TYPE_CHECKING:
+    from kd_train.evaluation.evaluate import Evaluation
+    from kdx.bundle.bundle import Bundle
+    from kdx.folders.data_folder import TestImage
+
+_UNKNOWN = (
+    "good [image was|images were] compared with those of the calibration only as a whole, because the bundle keeps "
+    "no hashes of single ones: if some of them chose the threshold, false rejects are too low (calibrate again to keep "
+    "the hashes)"
+)
+
+
+def chosen_on(bundle: Bundle, images: Sequence[tuple[Path, Identity]]) -> list[Path] | None:
+    """Return those of the images that chose the threshold, or that its level map was fitted on.
+
+    Args:
+        bundle: The calibrated bundle.
+        images: The images.
+
+    Returns:
+        The images; None if the bundle does not know them, because it was calibrated by a kdx that
+        kept no hashes, and they are not exactly the images of the calibration.
+    """
+    manifest = bundle.manifest
+    if manifest.calibration_images is not UNSET:
+        known = set(manifest.calibration_images)
+        return [path for path, identity in images if identity.key in known]
+    if manifest.threshold is None or manifest.threshold.by_hand is not UNSET:
+        return []
+    trained = bundle.training_images()
+    others = [(path, identity) for path, identity in images if trained.likeness(identity) is not Likeness.SAME]
+    files = {path: identity.file for path, identity in others}
+    is_whole = hash_of_hashes(files[path] for path in distinct(others)[0]) == manifest.threshold.data_sha256
+    return list(files) if is_whole else None
+
+
+def without_chosen_rates(bundle: Bundle, images: Sequence[TestImage], result: Evaluation) -> Evaluation:
+    """Return an evaluation with remarks on the images that chose the threshold.
+
+    Where no good image is left that neither chose it nor was trained on, there is no rate of false
+    rejects: it would be that for which the threshold was chosen.
+    """
+    remarks: list[Remark] = []
+    if result.false_reject_rate is not None:
+        good = identified(image.path for image in images if not image.is_defective)
+        chose = chosen_on(bundle, good)
+        if chose is None:
+            remarks += remark("calibration_unknown", _UNKNOWN, [path for path, _ in good])
+        elif chose:
+            trained = bundle.training_images()
+            measure = {path for path, identity in good if trained.likeness(identity) is not Likeness.SAME}
+            is_measured = bool(measure - set(chose))
+            end = "are too low" if is_measured else "are not measured: they are what the threshold was chosen for"
+            text = f"of {len(good):,} good images chose the threshold, so false rejects {end}"
+            remarks += remark("calibrated_on", text, chose)
+            if not is_measured:
+                result = _without_false_rejects(result)
+    if result.detection_rate is not None:
+        defective = identified(image.path for image in images if image.is_defective)
+        text = f"of {len(defective):,} defective images chose the threshold, so too many are detected at it"
+        remarks += remark("calibrated_on_defects", text, chosen_on(bundle, defective) or ())
+    return replace(result, remarks=(*result.remarks, *remarks))
+
+
+def _without_false_rejects(result: Evaluation) -> Evaluation:
+    bands = None if result.bands is None else {name: each for name, each in result.bands.items() if name != "good"}
+    return replace(result, false_reject_rate=None, false_reject_interval=None, bands=bands)
