@@ -24,6 +24,7 @@ from PIL import Image, ImageDraw
 
 from kdx.runtime.backend import Backend
 from kdx.runtime.latency import Latency
+from kdx.runtime.machine import usable_cores
 from tests.frames import TILE, write_frames
 from tests.images import cell_paths
 from tests.once import made_once, shared_folder
@@ -69,17 +70,29 @@ def pytest_ignore_collect(collection_path: Path) -> bool | None:
 SLOW_FIXTURES = frozenset({"built", "exported", "fitted", "int8_bundle", "tiled", "trained"})
 
 
-# Files of few tests that take half a minute or longer. They begin first, so that no process works
-# through one while the others have nothing left to do.
+# Files that take long for their number of tests, the longest first. They begin first, so that no
+# process works through one while the others have nothing left to do.
 LONG_FILES = (
-    "embed/test_sanitized.py", "embed/test_signing.py", "test_guides.py", "robustness/test_kill.py",
-    "kd_export/precision/test_precision_graphs.py", "robustness/test_soak.py",
-    "kdx/workflows/many/test_train_many.py", "kdx/workflows/fit/test_fit.py", "kdx/verification/test_held_out.py",
-    "robustness/test_storage.py", "robustness/test_threads.py", "kdx/archive/test_score_ray.py",
-    "kd_train/training/test_tiled_detector.py", "kd_train/training/test_checkpoints.py",
-    "kdx/workflows/many/test_shared_teacher.py", "kd_train/training/test_union_images.py",
-    "kd_train/training/test_source_comparison.py", "benchmarks/frontier/test_run.py",
+    "embed/test_sanitized.py", "test_guides.py", "kdx/workflows/fit/test_fit.py",
+    "kd_train/training/test_quantization_methods.py", "kdx/workflows/many/test_train_many.py",
+    "kdx/runtime/openvino/test_shared_teacher.py", "robustness/test_station.py", "robustness/test_kill.py",
+    "kdx/archive/test_score.py", "benchmarks/gpu/test_run.py", "kdx/test_lean_import.py",
+    "kdx/workflows/test_export_int8.py", "robustness/test_storage.py", "embed/test_signing.py",
+    "benchmarks/frontier/test_run.py", "kd_train/training/test_checkpoints.py", "embed/test_loading.py",
+    "kd_export/graph/test_border.py", "kdx/loading/test_group.py", "kernels/test_interpreted.py",
+    "embed/test_library.py", "kd_train/training/test_quantization.py", "kdx/archive/test_score_ray.py",
+    "kdx/verification/test_held_out.py", "embed/test_decisions.py", "parity/test_onnxruntime.py",
+    "kernels/test_compiled.py", "kd_export/graph/test_fake_quantizer.py", "embed/test_examples.py",
+    "kd_train/training/test_source_comparison.py", "kd_train/models/test_quantized_pair.py",
+    "kd_train/training/test_tiled_detector.py", "kd_export/precision/test_precision_graphs.py",
+    "benchmarks/training/test_run.py",
 )  # fmt: skip
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """Start one process more than there are cores: tests wait for programs that they start."""
+    return usable_cores() + 1
 
 
 def pytest_configure() -> None:
@@ -99,6 +112,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> Iterator[None]:
     yield  # pytest leaves out what is not asked for
     counts = Counter(item.path for item in items)
     ranks = {Path(__file__).parent / name: rank for rank, name in enumerate(LONG_FILES)}
+    if gone := [path.name for path in ranks if not path.is_file()]:
+        raise pytest.UsageError(f"LONG_FILES of tests/conftest.py names files that are not there: {', '.join(gone)}")
     items.sort(key=lambda item: (ranks.get(item.path, len(ranks)), -counts[item.path]))
 
 
