@@ -94,6 +94,14 @@ def number_of(count: int, text: str) -> str:
     return f"{count:,} {agreeing(count, text)}"
 
 
+def interval(low: float | None, high: float | None) -> str:
+    """Return an interval for people; an end that is None is not bounded."""
+    if low is None or high is None:
+        ends = (*(() if low is None else (f"from {low:.4g}",)), *(() if high is None else (f"up to {high:.4g}",)))
+        return f"{ends[0]}, not bounded {'above' if high is None else 'below'}" if ends else "bounded on neither side"
+    return f"{low:.4g} to {high:.4g}"
+
+
 def percent(value: float | None) -> str:
     """Format a share for a table; a dash where there is none."""
     return "–" if value is None or math.isnan(value) else f"{100 * value:.1f}"

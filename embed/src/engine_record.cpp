@@ -61,7 +61,9 @@ EngineRecord parse_engine_record(const std::string &text, const fs::path &folder
     };
     try {
         const auto record = json::parse(text);
-        if (record.at("schema").get<std::int64_t>() > kRecordSchema) throw refused("was written by a newer kdx");
+        const auto &schema = record.at("schema");
+        if (!schema.is_number_integer() || schema < 1) throw refused("is not valid: there is no schema " + schema.dump());
+        if (schema > kRecordSchema) throw refused("was written by a newer kdx");
         const auto &built = record.at("fingerprint");
         EngineRecord read;
         read.plan = folder / kPlan;

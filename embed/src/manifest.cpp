@@ -311,7 +311,9 @@ Bundle parse_manifest(const std::string &text, const fs::path &path) {
     };
     try {
         const auto manifest = json::parse(text);
-        const auto schema = manifest.at("schema").get<std::int64_t>();
+        const auto &declared = manifest.at("schema");
+        if (!declared.is_number_integer() || declared < 1) throw Invalid{"there is no schema " + declared.dump()};
+        const auto schema = declared.get<std::int64_t>();
         if (schema > kSchema)
             throw Failure(KDX_ERROR_BUNDLE, "'" + path.string() + "' was written by a newer kdx",
                           {"schema " + std::to_string(kSchema) + " or older", "schema " + std::to_string(schema),

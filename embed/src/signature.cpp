@@ -45,7 +45,7 @@ File parse_file(const fs::path &bundle, const std::string &text) {
     try {
         const auto record = json::parse(text);
         const auto &schema = record.at("schema");
-        if (!schema.is_number_integer()) refuse_invalid(bundle, "its schema is not an integer");
+        if (!schema.is_number_integer() || schema < 1) refuse_invalid(bundle, "there is no schema " + schema.dump());
         // Checked first, because a newer schema may have changed everything else.
         if (schema.get<std::int64_t>() > kSignatureSchema)
             refuse_signature("'" + bundle.string() + "' was written by a newer kdx",

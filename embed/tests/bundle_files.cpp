@@ -39,6 +39,10 @@ void manifests_are_checked(const fs::path &path) {
         CHECK(check_after([&](json &manifest) { manifest["schema"] = schema; }) == KDX_OK);
     CHECK(check_after([](json &manifest) { manifest["schema"] = 5; }) == KDX_ERROR_BUNDLE);
     CHECK(contains(message, "newer kdx") && contains(message, "fix: update kdx"));
+    for (const auto &nothing : {json(0), json(-1), json(true), json(1.5), json(18446744073709551615U)}) {
+        CHECK(check_after([&](json &manifest) { manifest["schema"] = nothing; }) == KDX_ERROR_BUNDLE);
+        CHECK(contains(message, "there is no schema"));
+    }
     for (const auto *outside : {"../model.onnx", "/etc/passwd", "a/../../b", "C:\\model.onnx", ""}) {
         CHECK(check_after([&](json &manifest) { manifest["files"][outside] = manifest["files"]["model.onnx"]; }) ==
               KDX_ERROR_BUNDLE);

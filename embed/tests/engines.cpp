@@ -33,6 +33,8 @@ void records_are_checked() {
     const auto text = record_text();
     for (const auto &changed : {replaced(text, "[1, 8]", "[]"), replaced(text, "[1, 8]", "[8, 1]"),
                                 replaced(text, "[1, 8]", "[0]"), replaced(text, "\"schema\": 1", "\"schema\": 2"),
+                                replaced(text, "\"schema\": 1", "\"schema\": 0"),
+                                replaced(text, "\"schema\": 1", "\"schema\": true"),
                                 replaced(text, "\"flavour\"", "\"taste\""), std::string("{")})
         CHECK(status_of([&] { ke::parse_engine_record(changed, "engines/fp32"); }) == KDX_ERROR_BACKEND);
 }

@@ -25,6 +25,7 @@ from kd_train.training.options import TrainOptions
 from kd_train.training.students import TrainResult
 from kd_train.training.train import train
 from kdx.errors import OptionError
+from kdx.folders.apart import require_apart_from_images
 from kdx.folders.data_folder import ImageFolder, require_good, require_test
 from kdx.progress import SILENT, Progress, Task
 from kdx.storage.json_records import now
@@ -99,6 +100,7 @@ def reproduce(
         OutputError: The output folder contains results of other settings.
         KdxError: Training or evaluation failed. Finished results are kept.
     """
+    require_apart_from_images("runs", options.out, [options.data])
     choice, parts = _prepare(options, progress)
     results = ResultFolder(options.out, {"method": options.method, **options.asked()})
     results.begin(force=options.force)

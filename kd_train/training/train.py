@@ -49,6 +49,7 @@ from kd_train.training.training_images import TrainingImages, known_to_teacher, 
 from kd_train.training.union_images import Member, read_union
 from kdx.bundle.teacher_comparison import worse_teacher
 from kdx.errors import OptionError, WeightsError
+from kdx.folders.apart import require_apart_from_images
 from kdx.imaging.image_identity import Identity
 from kdx.progress import SILENT, Progress
 from kdx.remarks import Remark
@@ -150,6 +151,7 @@ def _train(
     teacher_only: bool,
 ) -> TrainResult:
     require_free(out, resume=options.resume, force=options.force, precision=options.precision)
+    require_apart_from_images("the run", out, [Path(each) for each in (data, *options.extra_images) if each])
     device = check_device(options.device)
     began = Run(out).config if options.resume and (out / RUN_INDEX).exists() else None
     options = as_begun(options, began)

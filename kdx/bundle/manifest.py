@@ -15,6 +15,7 @@ from kdx.imaging.frame_faults import FrameLimits
 from kdx.imaging.images import InputSpec
 from kdx.imaging.tiling import Tiling
 from kdx.remarks import Remark
+from kdx.storage.json_records import BUNDLE_INDEX
 from kdx.text import agreeing
 
 SCHEMA = 2
@@ -29,7 +30,7 @@ BY_HAND_SCHEMA = 4
 # frames whole.
 CROP_SCHEMA = 4
 NEWEST_SCHEMA = BY_HAND_SCHEMA
-INDEX = "bundle.json"
+INDEX = BUNDLE_INDEX
 SIGNATURE = "bundle.sig"
 GRAPH = "model.onnx"
 GOLDEN_MAPS = "golden/anomaly_map.npy"

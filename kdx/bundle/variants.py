@@ -6,7 +6,7 @@ from typing import Literal
 
 import msgspec
 
-from kdx.text import percent
+from kdx.text import number_of, percent
 
 FP16_MAX = 65504.0
 PRECISIONS = ("fp32", "fp16", "bf16", "int8")
@@ -103,8 +103,10 @@ class HeldOutVerdicts(msgspec.Struct, frozen=True, kw_only=True):
         """Return a text with the counts and the bound."""
         tiles = "" if self.good == self.frames else f"{self.good} tiles of "
         return (
-            f"{self.flips} of {self.good + self.defects} verdicts flipped on {tiles}{self.frames} held-out good images "
-            f"and {self.defects} synthetic defects on them ({self.missed} missed of {self.caught} that FP32 rejects): "
+            f"{self.flips} of {self.good + self.defects} verdicts flipped on {tiles}"
+            f"{number_of(self.frames, 'held-out good [image|images]')} "
+            f"and {number_of(self.defects, 'synthetic [defect|defects]')} on them "
+            f"({self.missed} missed of {self.caught} that FP32 rejects): "
             f"with 95 % confidence, on less than {100 * self.rate_bound:.2g} % of such images; this bound does not "
             "hold for real defects"
         )
@@ -170,7 +172,10 @@ class DecisionComparison(msgspec.Struct, frozen=True, kw_only=True):
             what, missed = f"{self.good} good and {self.defects} defective labelled images", ""
         else:
             tiles = "" if self.good == self.frames else f"{self.good} tiles of "
-            what = f"{tiles}{self.frames} held-out good images and {self.defects} synthetic defects on them"
+            what = (
+                f"{tiles}{number_of(self.frames, 'held-out good [image|images]')} and "
+                f"{number_of(self.defects, 'synthetic [defect|defects]')} on them"
+            )
             missed = f"; a fault on less than {100 * self.detectable_share:.2g} % of such images may have been missed"
         rejected = (self.rejected - self.rejected_reference) / self.defects
         more = ""

@@ -9,9 +9,12 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from kdx.bundle.manifest import Manifest
 from kdx.bundle.stored_threshold import ByHand, DefectChoice, ReviewBand, Threshold
 from kdx.calibration.rates import share_interval
+from kdx.decision.answers import score_range
 from kdx.errors import OptionError
+from kdx.text import number_of
 
 _LONGEST_REASON = 500
 
@@ -106,6 +109,30 @@ def given_threshold(threshold: float | None, review: float | None, reason: str |
     return GivenThreshold(float(threshold), None if review is None else float(review), text)
 
 
+def require_reachable(given: GivenThreshold, manifest: Manifest, *, per_position: bool) -> None:
+    """Refuse numbers that no score can reach: all parts would be on the same side of them.
+
+    Args:
+        given: The threshold.
+        manifest: The bundle's.
+        per_position: Whether maps are divided by a level map, which leaves their sign alone.
+
+    Raises:
+        OptionError: A number is below the lowest or above the highest score of the method.
+    """
+    lowest, highest = score_range(manifest.pair, manifest.camera_map_size)
+    widened = math.prod(max([1.0, *weights]) for weights in manifest.provenance.border_weights)
+    low, high = (0.0, math.inf) if per_position else (lowest, highest * widened)
+    for name, value in (("threshold", given.score), ("review", given.review_score)):
+        if value is not None and not low <= value <= high:
+            raise OptionError(
+                f"no score of this bundle can reach the `{name}`: every part would be on the same side of it",
+                expected=f"{low:.6g} or more" if math.isinf(high) else f"{low:.6g} to {high:.6g}",
+                received=f"{value:g}",
+                fix="choose a number among the scores that kdx predict shows",
+            )
+
+
 class Consequences(msgspec.Struct, frozen=True, kw_only=True):
     """What a threshold that was set by hand would have meant on the images of its calibration.
 
@@ -132,14 +159,14 @@ class Consequences(msgspec.Struct, frozen=True, kw_only=True):
     def describe(self) -> str:
         """Return the figures in words."""
         text = (
-            f"rejects {self.false_rejects} of {self.good} held-out good images "
+            f"rejects {self.false_rejects} of {number_of(self.good, 'held-out good [image|images]')} "
             f"({_shares(self.false_rejects, self.good, self.false_rejects_interval)})"
         )
         if self.to_review:
             text += f", puts {self.to_review} aside for review"
         if self.misses_interval is not None:
             shares = _shares(self.misses, self.defective, self.misses_interval)
-            text += f", misses {self.misses} of {self.defective} defective images ({shares})"
+            text += f", misses {self.misses} of {number_of(self.defective, 'defective [image|images]')} ({shares})"
         return text
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from kdx.bundle.stored_threshold import Threshold
 from kdx.calibration.by_hand import consequences
-from kdx.text import number
+from kdx.text import interval, number_of
 
 
 def describe(threshold: Threshold | None) -> str:
@@ -20,12 +20,12 @@ def describe(threshold: Threshold | None) -> str:
     if threshold.defects is not None:
         chosen = threshold.defects
         return (
-            f"{threshold.score:.6g}, chosen on defects: misses {chosen.misses} of {chosen.images} defective images, "
+            f"{threshold.score:.6g}, chosen on defects: misses {chosen.misses} of "
+            f"{number_of(chosen.images, 'defective [image|images]')}, "
             f"rejects {chosen.false_rejects} of {threshold.images} good ones, {threshold.created}"
         )
-    low, high = threshold.interval
     rate = f"{100 * threshold.false_reject_rate:g} % false rejects"
     return (
-        f"{threshold.score:.6g} ({number(low)} to {number(high)}) for {rate}, {threshold.images} good images, "
-        f"{threshold.created}"
+        f"{threshold.score:.6g} ({interval(*threshold.interval)}) for {rate}, "
+        f"{number_of(threshold.images, 'good [image|images]')}, {threshold.created}"
     )

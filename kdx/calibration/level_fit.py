@@ -129,7 +129,9 @@ def _first_half(bundle: Bundle, good_images: Sequence[Path], false_reject_rate: 
     needed = max(2 * FEWEST_FITTED, 2 * promised - 1)
     if len(held_out) < needed:
         rate = "" if false_reject_rate is None else f" at a false-reject rate of {false_reject_rate:g}"
-        raise _too_few(needed, len(held_out), f"are held out{rate}")
+        skipped = len(good_images) - len(held_out)
+        also = f" ({skipped} that were trained on, or are copies, do not count)" if skipped else ""
+        raise _too_few(needed, len(held_out), f"are held out{rate}{also}")
     return {digest: held_out[digest] for digest in sorted(held_out)[: len(held_out) // 2]}
 
 

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from kdx.bundle.stored_threshold import ReviewBand, Threshold
 from kdx.bundle.threshold_checks import kept_ranks, rank_of
 from kdx.errors import DataError, GateError, OptionError
+from kdx.text import number_of
 
 CONFIDENCE = 0.95
 _MOST_KEPT = 1000
@@ -36,7 +37,7 @@ def require_rates(false_reject_rate: float, review_rate: float | None, *, with_d
 
 
 def quantile_with_interval(
-    scores: NDArray[np.float64], false_reject_rate: float, *, trained_on: int = 0
+    scores: NDArray[np.float64], false_reject_rate: float, *, trained_on: int = 0, copies: int = 0
 ) -> tuple[float, tuple[float | None, float | None]]:
     """Return the threshold at a false-reject rate and the confidence interval of that quantile.
 
@@ -49,6 +50,7 @@ def quantile_with_interval(
         scores: Scores of held-out good images, ``(n,)``.
         false_reject_rate: Above 0, below 1.
         trained_on: Images that were skipped because they were trained on, for the message.
+        copies: Images that were skipped because they are copies of others, for the message.
 
     Raises:
         DataError: n is so small that no score can promise that rate.
@@ -57,11 +59,13 @@ def quantile_with_interval(
     n = len(ordered)
     k = rank_of(n, false_reject_rate)
     if k > n or n == 0:
-        also = f" ({trained_on} more were trained on and do not count)" if trained_on else ""
+        skipped = [number_of(copies, "[copy does|copies do] not count")] if copies else []
+        skipped += [f"{trained_on} more were trained on and do not count"] if trained_on else []
+        also = f" ({', '.join(skipped)})" if skipped else ""
         raise DataError(
             f"too few held-out good images for a false-reject rate of {false_reject_rate:g}",
             expected=f"at least {images_to_promise(false_reject_rate)}",
-            received=f"{n} held-out good images{also}",
+            received=f"{number_of(n, 'held-out good [image|images]')}{also}",
             fix=f"add good images, or pass `false_reject_rate={lowest_rate(n):g}`" if n else "add good images",
         )
     from scipy.stats import binom  # its import takes longer than most commands

@@ -183,7 +183,7 @@ class _Chosen(TypedDict, total=False):
 def _at_rate(good: ScoredImages, rate: float, review_rate: float | None) -> _Chosen:
     """Return what a rate chooses: the score that good images exceed at that rate."""
     values = np.array(good.scores)
-    score, interval = quantile_with_interval(values, rate, trained_on=good.trained_on)
+    score, interval = quantile_with_interval(values, rate, trained_on=good.trained_on, copies=len(good.copies))
     pixel = quantile_with_interval(np.array(good.hottest), rate)[0]
     review = None if review_rate is None else review_band(values, review_rate, score)
     return {"score": score, "false_reject_rate": rate, "interval": interval, "pixel": pixel, "review": review}
@@ -291,6 +291,6 @@ def _repeated(kind: str, name: str, scored: ScoredImages) -> list[Remark]:
         kind,
         f"of the {images} {name} images that were used [is|are] nearly the same as another of them. If they are copies "
         f"of one picture or show one part, the number of images is overstated, and so is what the threshold promises: "
-        f"calibrate without them, on {images - len(near)} images",
+        f"calibrate without them, on {number_of(images - len(near), '[image|images]')}",
         near,
     )

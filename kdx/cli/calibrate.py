@@ -71,7 +71,7 @@ def calibrate(
 
     What frames of real parts look like is learned from the same images: brightness, contrast and
     structure of each channel, with a margin of two. Frames beyond that, such as those of a covered
-    lens, are never good.
+    lens, are never good: defective above the threshold, else undecided.
 
     A calibration is whole: without --per-position, one that was made with it is taken away.
     """

@@ -32,7 +32,7 @@ from kdx.errors import (
 )
 from kdx.imaging.value_range import NarrowRanges, counted
 from kdx.storage.files import is_disk_full
-from kdx.text import spelled, without_passwords
+from kdx.text import one_line, spelled, without_passwords
 from kdx.workflows.packages import MissingPackageError
 
 INTERRUPTED = 130  # as shells report Ctrl-C; also for SIGTERM
@@ -40,16 +40,22 @@ BROKEN_PIPE = 141  # as shells report SIGPIPE
 BUG = 70  # EX_SOFTWARE: neither a failed gate nor a user's error
 _WORDS = "kdx.words"  # the words after the command's name
 
-# The command, or the page of the documentation, that helps where an error itself names no fix.
+
+def _page(title: str) -> str:
+    return f'the page "{title}" of the documentation of kdx'
+
+
+# The command, or the page of the documentation, that helps where an error itself names no fix. An
+# installed kdx has no files of the documentation.
 HELP: tuple[tuple[type[KdxError], str], ...] = (
     (BackendError, "kdx doctor"),
-    (BundleError, "docs/bundle-format.md"),
-    (CheckpointError, "docs/guides/first-verdict.md"),
-    (DataError, "docs/images.md"),
-    (GateError, "docs/guarantees.md"),
-    (InputError, "docs/deployment/python.md"),
-    (TrainingError, "docs/methods.md"),
-    (WeightsError, "docs/methods.md"),
+    (BundleError, _page("Bundle format")),
+    (CheckpointError, _page("From 50 good images to a verdict")),
+    (DataError, _page("Images and folders")),
+    (GateError, _page("What kdx refuses, reports and guarantees")),
+    (InputError, _page("Python on the line")),
+    (TrainingError, _page("Methods")),
+    (WeightsError, _page("Methods")),
 )
 
 
@@ -143,8 +149,8 @@ def _end(error: BaseException, show: Callable[[object], None] | None, usage: str
         details = {name: text for name, text in record.items() if name not in {"type", "message"}}
         if not error.fix:
             details["help"] = next((text for kind, text in HELP if isinstance(error, kind)), usage)
-        lines = (f"\n  {name}: {text}" for name, text in details.items())
-        _fail(record, record["message"] + "".join(lines), error.exit_status, show)
+        lines = (f"\n  {name}: {one_line(text)}" for name, text in details.items())
+        _fail(record, one_line(record["message"]) + "".join(lines), error.exit_status, show)
     if isinstance(error, KeyboardInterrupt):
         hint = str(error) or "nothing was left half written"
         if show is not None and str(error):  # how to resume, which the record does not say

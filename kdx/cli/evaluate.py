@@ -6,10 +6,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
-from rich.markup import escape
 
 from kdx.bundle.manifest import INDEX
-from kdx.cli.output import also_written, make_table, out, print_json, progress_for, report_bad, report_remarks
+from kdx.cli.output import also_written, make_table, out, print_json, progress_for, report_bad, report_remarks, shown
 from kdx.cli.shared_options import (
     FORCE_OPTION,
     GOOD_FOLDER_OPTION,
@@ -84,7 +83,7 @@ def _show(title: str, result: Evaluation) -> None:
     table = make_table(title, "", "images", "image AUROC", "pixel AUROC", "PRO", "detected")
     for name, part in result.types.items():
         row = (percent(v) for v in (part.image_auroc, part.pixel_auroc, part.pro, part.detection_rate))
-        table.add_row(escape(name), str(part.images), *row)
+        table.add_row(shown(name), str(part.images), *row)
     table.add_section()
     row = (percent(v) for v in (result.image_auroc, result.pixel_auroc, result.pro, result.detection_rate))
     table.add_row("all", str(result.good + result.defective), *row, style="bold")

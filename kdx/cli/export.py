@@ -15,7 +15,7 @@ from kdx.imaging.field_of_view import parse_crop
 from kdx.imaging.image_size import both_sides, parse_size
 from kdx.imaging.tiling import TileRequest
 from kdx.text import spelled
-from kdx.workflows.export import export_run, first_rate, labelled_images, training_remarks
+from kdx.workflows.export import export_run, first_rate, labelled_images, lost_with, training_remarks
 
 
 def export(
@@ -86,6 +86,7 @@ def export(
         require_effect(data_options, "--precision fp32,bf16 or fp32,int8")
     if evaluation_data is None:
         require_effect({"--category": category is not None}, "--evaluation-data")
+    lost = lost_with(bundle)
     result, certificate, refused = export_run(
         run,
         bundle,
@@ -101,7 +102,7 @@ def export(
         force=force,
         progress=progress_for(json),
     )
-    remarks = training_remarks(run, checkpoint)
+    remarks = [*lost, *training_remarks(run, checkpoint)]
     if json:
         record = {
             "bundle": str(bundle),

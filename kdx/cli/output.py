@@ -116,7 +116,7 @@ def progress_for(as_json: bool) -> Progress:
 
 def say(line: str) -> None:
     """Print a line of progress to standard error."""
-    err.print(escape(spelled(line)))
+    err.print(escape(spelled(one_line(line))))
 
 
 def say_nothing(line: str) -> None:
@@ -125,7 +125,7 @@ def say_nothing(line: str) -> None:
 
 def shown(path: object) -> str:
     """Return a path to be printed as it is: brackets in it are no style of rich."""
-    return escape(str(path))
+    return escape(one_line(str(path)))
 
 
 def typed(path: object) -> str:
@@ -135,7 +135,7 @@ def typed(path: object) -> str:
 
 def make_table(title: str, *headings: str, left: tuple[str, ...] = ()) -> Table:
     """Return a table; columns but the first and those in ``left`` align right."""
-    table = Table(title=escape(title) or None, title_justify="left", pad_edge=False)
+    table = Table(title=escape(one_line(title)) or None, title_justify="left", pad_edge=False)
     for index, heading in enumerate(headings):
         is_left = index == 0 or heading in left
         table.add_column(heading, justify="left" if is_left else "right", no_wrap=index == 0, overflow="fold")
@@ -153,7 +153,7 @@ def report_bad(bad: dict[str, str] | dict[Path, str]) -> None:
 def report_remarks(remarks: Iterable[Remark]) -> None:
     """Show what was left out or could not be used."""
     for one in remarks:
-        err.print(f"[yellow]note:[/] {escape(spelled(str(one)))}")
+        err.print(f"[yellow]note:[/] {escape(spelled(one_line(str(one))))}")
 
 
 def show_result(title: object, lines: Sequence[Line]) -> None:
@@ -162,13 +162,13 @@ def show_result(title: object, lines: Sequence[Line]) -> None:
         begin = "  " if index else f"[bold]{shown(title)}[/]: "
         style = "bold red" if line.failed else "yellow"
         label = f"[{style}]{escape(line.label)}:[/] " if line.label else ""
-        out.print(f"{begin}{label}{escape(spelled(line.text))}")
+        out.print(f"{begin}{label}{escape(spelled(one_line(line.text)))}")
 
 
 def warn(text: str) -> None:
     """Print a warning to standard error; an empty one not at all."""
     if text:
-        err.print(f"[yellow]warning:[/] {escape(spelled(text))}")
+        err.print(f"[yellow]warning:[/] {escape(spelled(one_line(text)))}")
 
 
 def show_warning(

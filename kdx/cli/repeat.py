@@ -28,6 +28,7 @@ def repeat(
     threshold: Cg = 0.2 threshold / (6 s), of which at least 1.33 is asked for, and the margin of
     this part in standard deviations. A bias is not defined: a score has no reference value.
     """
+    from kdx.folders.apart import require_apart_from_data
     from kdx.storage.files import refuse_existing
     from kdx.workflows.repeat import describe
     from kdx.workflows.repeat import repeat as study_of
@@ -38,6 +39,7 @@ def repeat(
             from kdx.workflows.repeat_plot import require_png, write_plot
         require_png(picture)
         refuse_existing(picture, force=force)
+        require_apart_from_data("the picture", picture, [folder], option="picture")
     study = study_of(bundle, folder, backend, threads, max_bad_images=max_bad_images, progress=progress_for(json))
     if picture is not None:
         write_plot(study, bundle.name, picture)

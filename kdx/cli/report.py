@@ -79,7 +79,8 @@ def _show(content: Content, output: Path, size: int) -> None:
         out.print(f"[yellow]note:[/] {escape(note)}")
     rates = f"image AUROC {percent(result.image_auroc)} %, pixel AUROC {percent(result.pixel_auroc)} %, "
     rates += f"PRO {percent(result.pro)} %; at the threshold {percent(result.false_reject_rate)} % of "
-    rates += f"{result.good} good images rejected, {percent(result.detection_rate)} % of {result.defective} defective"
+    rates += f"{number_of(result.good, 'good [image|images]')} rejected, {percent(result.detection_rate)} % of "
+    rates += f"{result.defective} defective"
     out.print(rates)
     out.print(
         f"[bold]{escape(str(output))}[/]: {size / 1e6:.1f} MB, "

@@ -92,6 +92,23 @@ def answer_limits(spec: PairSpec | None, map_size: tuple[int, int]) -> AnswerLim
     """
     if spec is None:
         return AnswerLimits()
+    first, score = _ranges(spec, map_size)
+    # The other two joins score a map that is not returned.
+    score_is_max = spec.score is ScoreRule.MAX and spec.join in (Join.SINGLE, Join.CONFIRMED, Join.SCORE_FIRST)
+    return AnswerLimits(first[0], score[0], score_is_max)
+
+
+def score_range(spec: PairSpec | None, map_size: tuple[int, int]) -> tuple[float, float]:
+    """Return the lowest and the highest possible score of a method, without border weights.
+
+    The arguments are those of :func:`answer_limits`; the highest score is infinite if the
+    declaration is not known.
+    """
+    return (AnswerLimits().lowest_score, math.inf) if spec is None else _ranges(spec, map_size)[1]
+
+
+def _ranges(spec: PairSpec, map_size: tuple[int, int]) -> tuple[_Range, _Range]:
+    """Return the range of the map's values, and that of the score."""
     # Upsampling and blur are averages, which do not widen a range.
     ranges = [_range_of(one) for one in spec.maps]
     first, second = ranges[0], ranges[-1]
@@ -102,9 +119,7 @@ def answer_limits(spec: PairSpec | None, map_size: tuple[int, int]) -> AnswerLim
     cells = 1 if spec.score is ScoreRule.MAX else map_size[0] * map_size[1]
     scores = [(cells * low, cells * high) for low, high in (first, second)]
     score = {Join.SCORE_SECOND: scores[1], Join.SCORE_BOTH: _times(*scores)}.get(spec.join, scores[0])
-    # The other two joins score a map that is not returned.
-    score_is_max = spec.score is ScoreRule.MAX and spec.join in (Join.SINGLE, Join.CONFIRMED, Join.SCORE_FIRST)
-    return AnswerLimits(first[0], score[0], score_is_max)
+    return first, score
 
 
 def _range_of(spec: MapSpec) -> _Range:

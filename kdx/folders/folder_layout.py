@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from kdx.errors import DataError
+from kdx.folders.apart import outputs_in, refuse_outputs
+from kdx.folders.folder_parts import bare, is_part
 from kdx.folders.good_names import Named, by_name, is_bad, is_good
 from kdx.folders.image_folder import GOOD, FolderOptions, ImageFolder, TestImage
 from kdx.folders.image_search import (
@@ -18,12 +20,11 @@ from kdx.folders.image_search import (
     is_hidden,
     is_image_name,
     leads_up,
+    own_kind,
     walk,
 )
-from kdx.folders.layout_errors import are_links, counted, unclear_which_are_good
+from kdx.folders.layout_errors import subfolders_with_images, unclear_which_are_good
 from kdx.imaging.masks import masks_beside, pair_by_name
-
-_PARTS = ("train", "test", "groundtruth")
 
 
 class FolderReader:
@@ -44,8 +45,8 @@ class FolderReader:
         self.left_out = LeftOut()
         self.parts: dict[str, Path] = {}
         for folder in folders(root):
-            name = _bare(folder.name)
-            if name not in _PARTS:
+            name = bare(folder.name)
+            if not is_part(name):
                 continue
             if name in self.parts:
                 raise DataError(
@@ -111,6 +112,7 @@ class FolderReader:
             good = self._images(inside[0])
             self._note_folders(self.root, beside=set(inside))
         else:
+            refuse_outputs(self.root, outputs_in(self.root))
             raise unclear_which_are_good(self.root, inside, len(direct))
         return ImageFolder(self.root, "plain", tuple(good), (), remarks=tuple(self.left_out.remarks))
 
@@ -152,6 +154,11 @@ class FolderReader:
             return []
         found = []
         for folder in folders(self.parts[part]):
+            if own_kind(folder):
+                if not self.options.subfolders:
+                    refuse_outputs(self.parts[part], [folder])
+                self.left_out.add("own_output", self._name(folder))
+                continue
             if leads_up(folder) or not holds_images(folder):
                 self.left_out.add("linked_folder" if leads_up(folder) else "empty_folder", self._name(folder))
                 continue
@@ -235,14 +242,9 @@ class FolderReader:
                 self.left_out.add("linked_folder", self._name(each))
             elif holds_images(each):
                 inside.append(each)
+        refuse_outputs(folder, outputs_in(folder))
         if inside:
-            raise DataError(
-                f"'{folder}' has subfolders with images",
-                expected="images directly in it",
-                received=counted(inside, len(image_files(folder))),
-                fix=("" if are_links(inside) else "pass `subfolders=True` to read all of them as one folder, or ")
-                + "name the folder that holds the images",
-            )
+            raise subfolders_with_images(folder, inside, len(image_files(folder)))
         self._note_files(folder)
         return list(image_files(folder))
 
@@ -278,7 +280,11 @@ class FolderReader:
     def _note_folders(self, folder: Path, *, beside: set[Path]) -> None:
         """Note folders of images outside the layout, and files that are not images."""
         for other in folders(folder):
-            if other not in beside and holds_images(other):
+            if other in beside:
+                continue
+            for written in outputs_in(other, itself=True):
+                self.left_out.add("own_output", self._name(written))
+            if holds_images(other):
                 self.left_out.add("unused_folder", self._name(other))
         self._note_files(folder)
 
@@ -292,14 +298,3 @@ class FolderReader:
 
     def _name(self, path: Path) -> str:
         return path.relative_to(self.root).as_posix()
-
-
-def masks_folder(root: Path) -> Path | None:
-    """Return the folder of masks of a folder in the layout of MVTec AD; None if there is none."""
-    by_name = {_bare(folder.name): folder for folder in folders(root)}
-    return by_name.get("groundtruth") if "train" in by_name or "test" in by_name else None
-
-
-def _bare(name: str) -> str:
-    """Return a folder's name without case and punctuation: ``Ground-Truth`` is ``ground_truth``."""
-    return "".join(filter(str.isalnum, name.casefold()))

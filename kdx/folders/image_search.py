@@ -13,6 +13,7 @@ from PIL import Image
 from kdx.errors import DataError
 from kdx.imaging.image_files import FORMATS
 from kdx.remarks import FIRST, Remark
+from kdx.storage.json_records import BUNDLE_INDEX, RUN_INDEX
 from kdx.text import agreeing
 
 # The files of operating systems, archivers and network drives beside those of the user.
@@ -23,6 +24,7 @@ _TEXTS = {
     "hidden": "hidden or system [file or folder was|files and folders were] left out",
     "not_an_image": "[file that is not an image|files that are not images] of a known format [was|were] left out",
     "linked_folder": "[folder is a symbolic link and was|folders are symbolic links and were] not followed",
+    "own_output": "[run folder or bundle is|run folders and bundles are] no parts and [was|were] left out",
     "mask": "[mask|masks] of defects [was|were] left out",
     "named_twice": "[image was|images were] named more than once, and [is|each is] judged once",
     "unused_image": "[image|images] outside of the layout's folders [was|were] left out",
@@ -47,6 +49,15 @@ def is_hidden(name: str) -> bool:
     return name.startswith(".") or name.lower() in _SYSTEM
 
 
+# The files that make a folder a run or a bundle, and what such a folder is called.
+_INDEXES = {RUN_INDEX: "run folder", BUNDLE_INDEX: "bundle"}
+
+
+def own_kind(folder: Path) -> str:
+    """Return what a folder that kdx wrote is called; empty for one that is no run or bundle."""
+    return next((kind for index, kind in _INDEXES.items() if (folder / index).is_file()), "")
+
+
 class LeftOut:
     """The files and folders that a search left out: counts by kind, and the first names."""
 
@@ -68,6 +79,10 @@ class LeftOut:
             first = self._first.setdefault(kind, [])
             first += [f"{prefix}{name}" for name in other._first[kind]][: FIRST - len(first)]
 
+    def first(self, kind: str) -> list[str]:
+        """Return the first names of a kind."""
+        return list(self._first.get(kind, ()))
+
     def count(self, kind: str) -> int:
         """Return how many of a kind were left out."""
         return self._counts[kind]
@@ -86,7 +101,8 @@ def walk(root: Path, left_out: LeftOut | None = None) -> Iterator[str]:
     """Yield the image files under a folder, at any depth, as paths relative to it with ``/``.
 
     Files and subfolders of each folder are sorted together by name. Hidden files and folders are
-    left out, and files without the suffix of an image. Links to folders are not followed, because
+    left out, and files without the suffix of an image, and run folders and bundles in the folder,
+    whose images are copies of others. Links to folders are not followed, because
     they may lead back to a folder above. Names that are not UTF-8 keep their bytes as surrogate
     escapes.
 
@@ -99,7 +115,11 @@ def walk(root: Path, left_out: LeftOut | None = None) -> Iterator[str]:
 
 
 def _walk(folder: Path, prefix: str, left_out: LeftOut) -> Iterator[str]:
-    for name, is_folder, is_link in scan(folder):
+    found = scan(folder)
+    if prefix and any(name in _INDEXES for name, is_folder, _ in found if not is_folder):
+        left_out.add("own_output", prefix.removesuffix("/"))
+        return
+    for name, is_folder, is_link in found:
         if is_hidden(name):
             left_out.add("hidden", f"{prefix}{name}")
         elif is_folder and is_link:
@@ -140,8 +160,11 @@ def leads_up(folder: Path) -> bool:
 
 
 def holds_images(folder: Path) -> bool:
-    """Whether a folder, which may be a link, holds an image file at any depth."""
-    return next(walk(folder), None) is not None
+    """Whether a folder, which may be a link, holds an image file at any depth.
+
+    The images in run folders and bundles do not count.
+    """
+    return not own_kind(folder) and next(walk(folder), None) is not None
 
 
 def entries(folder: Path) -> list[Path]:

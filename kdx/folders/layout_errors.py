@@ -50,3 +50,14 @@ def unclear_which_are_good(root: Path, inside: Sequence[Path], direct: int) -> D
 def are_links(inside: Sequence[Path]) -> bool:
     """Whether all folders are symbolic links, which are not followed."""
     return all(folder.is_symlink() for folder in inside)
+
+
+def subfolders_with_images(folder: Path, inside: Sequence[Path], direct: int) -> DataError:
+    """Return the error for subfolders with images in a folder that should hold images itself."""
+    return DataError(
+        f"'{folder}' has subfolders with images",
+        expected="images directly in it",
+        received=counted(inside, direct),
+        fix=("" if are_links(inside) else "pass `subfolders=True` to read all of them as one folder, or ")
+        + "name the folder that holds the images",
+    )

@@ -87,7 +87,13 @@ def load(
         return _load_run(path, checkpoint, threads)
     if checkpoint is not None:
         raise OptionError(f"'{path}' is not a run: it holds one checkpoint", fix="leave out `checkpoint`")
-    bundle = open_bundle(path, require_signature=require_signature)
+    try:
+        bundle = open_bundle(path, require_signature=require_signature)
+    except BundleError as error:
+        if Path(path).exists():
+            raise
+        fix = "make a run with kdx train, or a bundle with kdx export"
+        raise BundleError(f"there is no run folder or bundle '{path}'", fix=fix) from error
     origin = Origin(
         path=bundle.path.absolute(),
         sha256=bundle.index_sha256,

@@ -273,6 +273,8 @@ def _facts(database: sqlite3.Connection, path: Path, error: type[DataError] | ty
     schema = database.execute("PRAGMA user_version").fetchone()[0]
     if application != _APPLICATION:
         raise error(f"'{path}' is not a log of verdicts", fix="name another file")
+    if schema < 1:
+        raise error(f"'{path}' is not a log of verdicts: there is no schema {schema}", fix="name another file")
     if schema > SCHEMA:
         raise error(f"'{path}' was written by a newer kdx", fix="update kdx on this machine")
     named = dict(database.execute("SELECT name, value FROM facts").fetchall())

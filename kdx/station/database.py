@@ -127,6 +127,8 @@ class Database:
             if self._base.execute("PRAGMA application_id").fetchone()[0] != _APPLICATION:
                 raise _foreign(self.path, "it is of another program")
             schema = self._base.execute("PRAGMA user_version").fetchone()[0]
+            if schema < 1:
+                raise _foreign(self.path, f"there is no schema {schema}")
             if schema > SCHEMA:
                 raise OutputError(f"'{self.path}' was written by a newer kdx", fix="update kdx on this machine")
             if schema < SCHEMA:

@@ -30,7 +30,7 @@ from kdx.station.station import Record, Station
 from kdx.station.status import Status
 from kdx.storage.files import require_writable
 from kdx.storage.locks import lock, open_to_lock
-from kdx.text import number, number_of
+from kdx.text import number, number_of, one_line
 
 
 class Summary(msgspec.Struct, frozen=True, kw_only=True):
@@ -154,9 +154,10 @@ def describe(record: Record) -> str:
         score = "" if record.score is None else f"  score {number(record.score)}, threshold {number(record.threshold)}"
         why = record.error["message"] if record.error else ", ".join(record.frame_faults) or record.reason or ""
         name = record.image or f"{record.camera} frame {'?' if record.frame is None else record.frame}"
-        return f"{record.verdict:10} {name}{score}{why and f'  {why}'}"
+        return one_line(f"{record.verdict:10} {name}{score}{why and f'  {why}'}")
     missing = f"  without {', '.join(record.missing)}" if record.missing else ""
-    return f"{record.verdict:10} part {record.part_id}: {number_of(len(record.views), '[view|views]')}{missing}"
+    views = number_of(len(record.views), "[view|views]")
+    return one_line(f"{record.verdict:10} part {record.part_id}: {views}{missing}")
 
 
 def _receivers(options: WatchOptions) -> Iterator[Receiver]:

@@ -10,8 +10,9 @@ import msgspec
 
 from kdx.errors import KdxError
 
-# The file that makes a folder a training run, and the folder of its INT8 stage, a run too.
+# The files that make a folder a training run or a bundle. The INT8 stage of a run is a run too.
 RUN_INDEX = "run.json"
+BUNDLE_INDEX = "bundle.json"
 INT8_FOLDER = "int8"
 
 # The errors of decoding JSON of unknown origin: text that is not UTF-8 or nested too deep raises no
@@ -36,7 +37,8 @@ def read_record(path: Path, kind: type[R], *, error: type[KdxError], fix: str, s
         supported: The newest schema that is supported; None for records without a schema.
 
     Raises:
-        KdxError: Of the given type: the record is damaged, or has a newer schema.
+        KdxError: Of the given type: the record is damaged, or has a newer schema, or
+            one that never existed.
     """
     return decode_record(path.read_bytes(), path, kind, error=error, fix=fix, supported=supported)
 
@@ -47,7 +49,7 @@ def decode_record(
     """Decode a record that was read from ``path`` already; see :func:`read_record`."""
     try:
         schema = msgspec.json.decode(data, type=_Versioned).schema if supported is not None else 0
-        if supported is None or schema <= supported:
+        if supported is None or 1 <= schema <= supported:
             return msgspec.json.decode(data, type=kind)
     except UNREADABLE as cause:
         raise error(f"'{path}' is not valid: {describe_invalid(cause)}", fix=fix) from cause
@@ -55,6 +57,13 @@ def decode_record(
         raise error(
             f"'{path}' is not valid: {cause.message}", expected=cause.expected, received=cause.received, fix=fix
         ) from cause
+    if schema < 1:
+        raise error(
+            f"'{path}' is not valid: there is no schema {schema}",
+            expected=f"schema 1 to {supported}",
+            received=f"schema {schema}",
+            fix=fix,
+        )
     raise error(
         f"'{path.parent}' was written by a newer kdx",
         expected=f"schema {supported} or older",

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kdx.bundle.variants import DecisionComparison, HeldOutVerdicts
+from kdx.text import number_of
 from kdx.verification.comparison import map_differences
 from kdx.verification.held_out import HeldOut, HeldOutScores, auroc, compare_verdicts
 from kdx.verification.tolerances import Limits
@@ -218,7 +219,8 @@ def _judge_verdicts(
         )
     if found.rate_bound > limits.rate_bound:
         faults.append(
-            f"verdicts flipped on {found.flipped_images} of {found.frames} held-out good images, which bounds their "
+            f"verdicts flipped on {found.flipped_images} of {number_of(found.frames, 'held-out good [image|images]')}, "
+            f"which bounds their "
             f"share to {found.rate_bound:.0%} with 95 % confidence; allowed are {limits.rate_bound:.0%}"
         )
     if not found.caught:

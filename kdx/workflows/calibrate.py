@@ -15,7 +15,7 @@ from kdx.bundle.manifest import SIGNATURE
 from kdx.bundle.open import open_bundle
 from kdx.bundle.stored_threshold import Threshold
 from kdx.bundle.variants import OWN_THRESHOLD
-from kdx.calibration.by_hand import GivenThreshold
+from kdx.calibration.by_hand import GivenThreshold, require_reachable
 from kdx.calibration.level_fit import FittedLevel, fit_level
 from kdx.calibration.rates import require_rates
 from kdx.calibration.threshold import Calibration
@@ -117,6 +117,7 @@ def calibrate_each(
     """
     require_rates(request.false_reject_rate, request.review_rate, with_defects=bool(defective_images))
     if request.by_hand is not None:
+        require_reachable(request.by_hand, bundle.manifest, per_position=request.per_position)
         _require_same_scale(bundle, per_position=request.per_position)
     fitted: FittedLevel | None = None
 

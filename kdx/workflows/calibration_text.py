@@ -9,7 +9,7 @@ from kdx.calibration.described import describe
 from kdx.calibration.frame_limits import FEWEST_IMAGES
 from kdx.calibration.rates import images_to_bound
 from kdx.calibration.threshold import Calibration
-from kdx.text import Line, number
+from kdx.text import Line, interval, number, number_of
 from kdx.workflows.calibrations import Calibrations
 
 
@@ -28,21 +28,22 @@ def _choice(result: Calibration) -> Iterator[Line]:
     elif chosen is not None:
         yield Line(f"threshold {threshold.score:.6g}, chosen on defects")
         yield Line(
-            f"misses {chosen.misses} of {chosen.images} defective images, rejects {chosen.false_rejects} of "
-            f"{threshold.images} held-out good ones {skipped}: the smallest sum of both rates"
+            f"misses {chosen.misses} of {number_of(chosen.images, 'defective [image|images]')}, rejects "
+            f"{chosen.false_rejects} of {threshold.images} held-out good ones {skipped}: the smallest sum of both rates"
         )
         yield Line("it fits these defects and promises nothing for others: measure it on other images")
     else:
-        low, high = threshold.interval
         rate = f"{100 * threshold.false_reject_rate:g} %"
         yield Line(f"threshold {threshold.score:.6g} for {rate} false rejects")
-        images = f"{threshold.images} held-out good images"
-        yield Line(f"95 % interval {number(low)} to {number(high)}, from {images} {skipped}")
-        if high is None:
+        images = number_of(threshold.images, "held-out good [image|images]")
+        yield Line(f"95 % interval {interval(*threshold.interval)}, from {images} {skipped}")
+        if threshold.interval[1] is None:
             takes = images_to_bound(threshold.false_reject_rate)
-            yield Line(f"{threshold.images} good images cannot bound it from above; for {rate} it takes about {takes}")
+            few = number_of(threshold.images, "good [image|images]")
+            yield Line(f"{few} cannot bound it from above; for {rate} it takes about {takes}")
     if threshold.level is not None:
-        yield Line(f"per position: {threshold.level.images} other good images say how hot each place gets; that is 1")
+        others = number_of(threshold.level.images, "other good [image says|images say]")
+        yield Line(f"per position: {others} how hot each place gets; that is 1")
 
 
 def _own_thresholds(found: Calibrations) -> Iterator[Line]:
@@ -71,8 +72,8 @@ def _frames(result: Calibration) -> Iterator[Line]:
         yield Line(
             f"frames{name}, from {limits.images} good images: brightness {number(channel.darkest)} to "
             f"{number(channel.brightest)}, contrast from {number(channel.contrast)}, structure from "
-            f"{number(channel.structure)}, roughness from {number(channel.roughness)}; others are undecided, none of "
-            "these images is"
+            f"{number(channel.structure)}, roughness from {number(channel.roughness)}; others are never good: "
+            "defective above the threshold, else undecided. None of these images is beyond these limits"
         )
     if result.frame_outliers:
         yield Line(
@@ -84,9 +85,10 @@ def _frames(result: Calibration) -> Iterator[Line]:
 def _review(threshold: Threshold) -> Iterator[Line]:
     band = threshold.review
     if band is not None and not threshold.by_hand:
-        low, high = map(number, band.interval)
         rate = f"{100 * band.false_reject_rate:g} %"
-        yield Line(f"review from {band.score:.6g}, which {rate} of good parts exceed; 95 % interval {low} to {high}")
+        yield Line(
+            f"review from {band.score:.6g}, which {rate} of good parts exceed; 95 % interval {interval(*band.interval)}"
+        )
 
 
 def _doubts(found: Calibrations) -> Iterator[Line]:

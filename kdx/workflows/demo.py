@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from kdx.errors import OutputError
+from kdx.folders.apart import require_apart_from_images
 from kdx.imaging.image_size import show_size
 from kdx.progress import Progress
 from kdx.storage.json_output import write_json
@@ -57,6 +58,7 @@ def begin(folder: Path, *, force: bool) -> None:
     Raises:
         OutputError: The folder holds something else, or a demo that may not be replaced.
     """
+    require_apart_from_images("the demo", folder)
     if folder.exists() and any(folder.iterdir()):
         if not (folder / _MARKER).exists():
             raise OutputError(f"'{folder}' exists and is not a demo", fix="choose another `out`")
@@ -220,7 +222,10 @@ class Demo:
         results = time_backends(
             candidates, bundle.golden().images, batches=(1,), runs=self.size.bench_runs, progress=self.progress
         )
-        self._say(f"[bold]7 bench[/]     batch 1, {threads} threads, milliseconds from uint8 image to score:")
+        self._say(
+            f"[bold]7 bench[/]     batch 1, {number_of(threads, '[thread|threads]')}, "
+            f"milliseconds from uint8 image to score:"
+        )
         return {"machine": describe_machine(threads, {}), "results": results}
 
     def _predict(self) -> list[dict[str, Any]]:

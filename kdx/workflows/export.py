@@ -11,15 +11,18 @@ import msgspec
 from msgspec import UNSET
 
 from kdx.bundle.bundle import Bundle
-from kdx.bundle.manifest import Int8Students
+from kdx.bundle.index import decode_index, read_index
+from kdx.bundle.manifest import INDEX, LEVEL, ROI, SIGNATURE, Int8Students
 from kdx.bundle.variants import OWN_THRESHOLD
-from kdx.errors import CheckpointError, DataError, OptionError
+from kdx.errors import BundleError, CheckpointError, DataError, OptionError
+from kdx.folders.apart import require_apart_from_images
+from kdx.folders.image_search import folders
 from kdx.imaging.field_of_view import Crop
 from kdx.imaging.image_files import MAX_PIXELS
 from kdx.imaging.images import MOST_SIDE, ChannelOrder, InputSpec
 from kdx.imaging.tiling import TileRequest, Tiling
 from kdx.progress import Progress
-from kdx.remarks import Remark
+from kdx.remarks import Remark, remark
 from kdx.workflows.packages import needs
 
 if TYPE_CHECKING:
@@ -59,6 +62,22 @@ def require_sizes(input_size: tuple[int, int] | None, frame: tuple[int, int] | N
                 received=f"{size[0]}x{size[1]}",
                 fix="have them read in bands of rows, from TIFF files: `bands=True`",
             )
+
+
+def lost_with(bundle: Path) -> list[Remark]:
+    """Return a remark on what a bundle holds that an export in its place does not; before that."""
+    if not (bundle / INDEX).is_file():
+        return []
+    try:
+        manifest = decode_index(bundle, read_index(bundle))
+    except BundleError:  # damaged, and replaced whatever it held
+        return []
+    held = [f"threshold {manifest.threshold.score:.4g}"] if manifest.threshold else []
+    held += [text for name, text in ((ROI, "region of interest"), (LEVEL, "level map")) if name in manifest.files]
+    held += ["signature"] if (bundle / SIGNATURE).is_file() else []
+    held += [f"engine {folder.name}" for folder in folders(bundle / "engines")]
+    undecided = ", and parts are undecided until kdx calibrate" if manifest.threshold else ""
+    return remark("gone_with_replaced", f"[thing|things] of the replaced bundle [is|are] gone{undecided}", held)
 
 
 def export_run(
@@ -101,6 +120,7 @@ def export_run(
     stage = run.int8(which) if "int8" in precisions else None
     if channel_order == "bgr" and run.config.input.channels == 1:
         raise OptionError("`channel_order=bgr` would change nothing: the run is mono", fix="leave it out")
+    require_apart_from_images("the bundle", bundle, [Path(run.config.data)] if run.config.data else [])
     pair, checkpoint = load_pair(run, which)
     fused, tiling = _fused(run, pair, tiles, input_size, channel_order, crop, max_batch)
     held_out, missing = _held_out(run, fused.input_spec, tiling, precisions, calibration_data)
@@ -133,7 +153,7 @@ def export_run(
     if students is not None and "int8" in refused:
         assert provenance.int8 is not None
         command = shlex.join(["kdx", "quantize", str(run_path), "--epochs", str(2 * provenance.int8.epoch), "--force"])
-        refused["int8"] += f"; train them longer: {command}, see docs/guides/int8.md"
+        refused["int8"] += f"; train them longer: {command}, see the page 'INT8 by training' of the documentation"
     return result, certificate, {**missing, **refused}
 
 

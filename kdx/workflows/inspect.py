@@ -127,7 +127,7 @@ def _tiles(manifest: Manifest, tiling: Tiling) -> str:
 
 def _level(manifest: Manifest) -> str:
     fit = manifest.threshold.level if manifest.threshold else None
-    fitted = f", fitted on {fit.images} other good images" if fit else ""
+    fitted = f", fitted on {number_of(fit.images, 'other good [image|images]')}" if fit else ""
     return f"maps are divided by how hot good parts get at each place{fitted}"
 
 

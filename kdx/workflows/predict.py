@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 from kdx.decision.regions import require_sizes
 from kdx.decision.verdict import verdict_fields
-from kdx.errors import DataError, ImageError, OptionError, OutputError, in_one_line
-from kdx.folders.folder_layout import masks_folder
+from kdx.errors import DataError, ImageError, OptionError, in_one_line
+from kdx.folders.apart import among_images
+from kdx.folders.folder_parts import masks_folder
 from kdx.folders.image_search import LeftOut, listing, walk
 from kdx.imaging.bands import require_whole_maps
 from kdx.imaging.images import InputSpec
@@ -230,13 +231,7 @@ def require_apart(output: Path | None, images: list[Path], *, option: str = "ove
     named = {image.resolve() for image in images if image.is_dir()}
     for folder in sorted(around - ({Path.cwd()} - named)):
         if output.resolve().is_relative_to(folder):
-            raise OutputError(
-                f"{what} would lie among the images in '{folder}'",
-                expected=f"a folder for `{option}` outside of it: whoever reads the images later would take pictures "
-                "in it for parts",
-                received=f"`{option}={output}`",
-                fix="choose a folder beside it",
-            )
+            raise among_images(what, option, output, folder)
 
 
 def left_behind(overlay: Path | None, folder: Path | None, records: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -11,6 +11,7 @@ from kdx.bundle.manifest import SIGNATURE
 from kdx.bundle.open import open_bundle
 from kdx.decision.roi import VARIES, RoiFrame, encode_roi, propose_mask, read_roi, roi_of, set_roi, why_stale
 from kdx.errors import ImageError, in_one_line
+from kdx.folders.apart import require_apart_from_data
 from kdx.folders.data_folder import require_good
 from kdx.imaging.bands import require_whole_frames
 from kdx.imaging.images import read_image
@@ -113,6 +114,7 @@ def write_proposal(
 
     require_whole_frames(bundle.manifest.camera, "kdx roi --from-images")
     refuse_existing(output, force=force)
+    require_apart_from_data("the picture", output, [data], option="output")
     folder = open_data(data, category, options, progress=progress)
     bad: dict[str, str] = {}
     mask = propose(bundle, folder, VARIES if varies is None else varies, bad, max_bad_images, progress)

@@ -9,7 +9,7 @@ import pytest
 
 from kdx.errors import KdxError
 from kdx.remarks import remark
-from kdx.text import agreeing, number_of, without_passwords
+from kdx.text import agreeing, interval, number_of, without_passwords
 
 ROOT = Path(__file__).parents[2]
 
@@ -72,3 +72,16 @@ def test_the_password_of_a_url_is_never_shown(text, expected):
 )
 def test_other_texts_stay_as_they_are(text):
     assert without_passwords(text) == text
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "said"),
+    [
+        (0.2, 0.3, "0.2 to 0.3"),
+        (0.2, None, "from 0.2, not bounded above"),
+        (None, 0.3, "up to 0.3, not bounded below"),
+        (None, None, "bounded on neither side"),
+    ],
+)
+def test_an_end_that_is_not_bounded_is_said(low, high, said) -> None:
+    assert interval(low, high) == said

@@ -37,6 +37,8 @@ _LONGEST_NAME = 200
 # So many times the largest body is received, though not kept, before the connection is closed: most
 # clients read an answer only after they have sent everything.
 _READ_TO_ANSWER = 4
+# Without the header, curl declares the body to be a form.
+_SEND = "send the file itself as the body: curl --data-binary @FILE -H 'Content-Type: image/png' URL"
 
 
 class BodyError(KdxError):
@@ -87,7 +89,7 @@ def _layout(request: Request) -> Layout | Buffer | None:
             "the body is not declared to be an image",
             expected=f"the content type image/png, image/jpeg, image/bmp or image/tiff, or {RAW} with a shape",
             received=kind,
-            fix="send the file itself as the body: curl --data-binary @FILE -H 'Content-Type: image/png' URL",
+            fix=_SEND,
         )
         raise RefusedError(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, error)
     for name in _OF_FRAMES:
@@ -170,7 +172,7 @@ async def read_body(request: Request, most: int, seconds: float) -> bytes:
         late = BodyError(f"the body did not arrive within {seconds:g} s", fix="send it again over a faster connection")
         raise RefusedError(HTTPStatus.REQUEST_TIMEOUT, late, {"Connection": "close"}) from error
     if not body:
-        raise refused(InputError("the body is empty", expected="an image", fix="curl --data-binary @FILE URL"))
+        raise refused(InputError("the body is empty", expected="an image", fix=_SEND))
     return body
 
 

@@ -11,6 +11,7 @@ import msgspec
 from kd_train.training.run_config import TRAINING_PACKAGES
 from kdx.bundle.teacher_comparison import worse_teacher
 from kdx.errors import BackendError
+from kdx.folders.apart import require_apart_from_images
 from kdx.progress import Progress
 from kdx.runtime.backend_table import BACKENDS
 from kdx.runtime.machine import Machine, describe_machine, package_versions
@@ -58,6 +59,7 @@ def fit(request: FitRequest, progress: Progress, say: Callable[[str], None]) -> 
     request = checked(request)
     if not any(info.is_usable() and not info.needs_gpu for info in BACKENDS.values()):
         raise BackendError("no CPU backend is installed on this machine", fix='pip install "kdx[fit]"')
+    require_apart_from_images("runs and bundles", request.out, [request.data])
     material, request = read_material(request, progress)
     folder = FitFolder(request.out, _settings(request, material))
     folder.begin(force=request.force)

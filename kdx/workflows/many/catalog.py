@@ -61,8 +61,9 @@ _NO_ESCAPES = (
     "in double quotes \\ begins an escape: write paths as 'D:\\parts\\tile' in single quotes, or as D:/parts/tile"
 )
 _NAMED_WEIGHTS = ("imagenet", "random")
-_EXAMPLE = "docs/scale-out.md shows a catalogue"
-_KEYS = "docs/scale-out.md lists the keys of a product"
+_PAGE = "the page 'Scale-out' of the documentation"
+_EXAMPLE = f"{_PAGE} shows a catalogue"
+_KEYS = f"{_PAGE} lists the keys of a product"
 _KEY_OF = {each.name: option.key or each.name for each, option, _ in declared()}
 
 

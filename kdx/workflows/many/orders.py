@@ -9,6 +9,7 @@ from pathlib import Path
 
 from kdx.calibration.rates import require_rates
 from kdx.errors import KdxError, OptionError, OutputError
+from kdx.folders.apart import require_apart_from_images
 from kdx.progress import Progress
 from kdx.runtime.backend_table import find_backend
 from kdx.runtime.machine import usable_cores
@@ -33,7 +34,9 @@ def orders_of(catalog: Path, folder: Path, engine: str, workers: int | None, thr
     _require_own(folder, catalog)
     count = threads or max(1, usable_cores() // (workers or 1) if engine == "local" else 1)
     orders = []
-    for name, product in read_catalog(catalog).items():
+    products = read_catalog(catalog)
+    require_apart_from_images("runs and bundles", folder, [Path(product.data) for product in products.values()])
+    for name, product in products.items():
         order = ProductOrder(name=name, product=product, out=str(folder.resolve()), threads=count)
         try:
             options = product.train_options()

@@ -170,6 +170,16 @@ def test_index_with_damaged_text(export, cli, run_copy, bundle_copy, record):
     assert result.exit_code == 2
 
 
+@pytest.mark.parametrize("schema", [0, -1, True, 1.5])
+def test_a_schema_that_never_existed(cli, export, bundle_copy, run_copy, schema):
+    edit_index(bundle_copy / "bundle.json", schema=schema)
+    edit_index(run_copy / "run.json", schema=schema)
+    for stderr in (cli("inspect", bundle_copy, code=2).stderr, export(run_copy).stderr):
+        assert "is not valid" in stderr
+        assert "newer" not in stderr
+        assert isinstance(schema, (bool, float)) or f"there is no schema {schema}" in stderr
+
+
 @pytest.mark.parametrize("content", [{"schema": 99}, {"schema": 99, "files": 7}])
 def test_bundle_of_a_newer_schema(cli, bundle_copy, content):
     edit_index(bundle_copy / "bundle.json", **content)

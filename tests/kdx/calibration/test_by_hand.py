@@ -7,6 +7,7 @@ import json
 import shutil
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 from scipy.stats import binomtest
@@ -14,7 +15,7 @@ from scipy.stats import binomtest
 import kdx
 from kdx.bundle.manifest import BY_HAND_SCHEMA, INDEX, SCHEMA
 from kdx.bundle.open import open_bundle
-from kdx.calibration.by_hand import Consequences, GivenThreshold, consequences, given_threshold
+from kdx.calibration.by_hand import Consequences, GivenThreshold, consequences, given_threshold, require_reachable
 from kdx.calibration.rates import share_interval
 from kdx.errors import BundleError, OptionError
 from kdx.workflows.calibrate import CalibrationRequest, calibrate_folder
@@ -76,7 +77,7 @@ def test_what_the_number_would_have_meant_is_said_wherever_it_is_shown(real, cli
     assert "by_hand" not in (bundle / INDEX).read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize(("number", "rejected"), [(1e9, 0), (0.0, 20), (-1.0, 20)])
+@pytest.mark.parametrize(("number", "rejected"), [(8.0, 0), (0.0, 20)])
 def test_numbers_beyond_all_scores_are_counted_too(real, number, rejected):
     _, bundle, good, _ = real
     request = CalibrationRequest(backend="onnxruntime-cpu", by_hand=GivenThreshold(number, None, "to see"))
@@ -84,6 +85,29 @@ def test_numbers_beyond_all_scores_are_counted_too(real, number, rejected):
     assert (threshold.score, threshold.false_rejects) == (number, rejected)
     assert consequences(threshold).false_rejects_interval == share_interval(rejected, 20)
     assert open_bundle(bundle).manifest.threshold == threshold
+
+
+@pytest.mark.parametrize("options", [("--threshold", -3), ("--threshold", 9), ("--threshold", 1, "--review", -1)])
+def test_a_number_that_no_score_can_reach_is_refused(bundle_copy, cells, cli, options):
+    before = (bundle_copy / INDEX).read_bytes()
+    error = cli("calibrate", bundle_copy, cells, *options, "--reason", REASON, "--json", code=2).json["error"]
+    assert "no score of this bundle can reach" in error["message"]
+    # A product of three halves of squared distances of unit vectors, each of which is 0 to 2.
+    assert error["expected"] == "0 to 8.02346"
+    assert (bundle_copy / INDEX).read_bytes() == before
+
+
+def test_the_range_of_scores_follows_the_declaration(bundle_copy):
+    manifest = open_bundle(bundle_copy).manifest
+    summed = msgspec.structs.replace(manifest, pair_spec={**manifest.pair_spec, "score": "sum"})
+    given = GivenThreshold(100.0, None, REASON)
+    require_reachable(given, summed, per_position=False)
+    require_reachable(given, manifest, per_position=True)  # a level map widens the range
+    weighted = msgspec.structs.replace(manifest.provenance, border_weights=[(20.0, 1.0)])
+    require_reachable(given, msgspec.structs.replace(manifest, provenance=weighted), per_position=False)
+    for is_leveled in (False, True):
+        with pytest.raises(OptionError, match="no score of this bundle can reach"):
+            require_reachable(GivenThreshold(-1.0, None, REASON), summed, per_position=is_leveled)
 
 
 @pytest.mark.parametrize(

@@ -26,6 +26,17 @@ def test_too_few_images_name_the_number_needed() -> None:
     assert "400" in error.value.received
 
 
+def test_too_few_images_say_how_many_were_copies() -> None:
+    with pytest.raises(DataError) as error:
+        quantile_with_interval(np.ones(1), 0.01, copies=119)
+    assert error.value.received == "1 held-out good image (119 copies do not count)"
+    with pytest.raises(DataError) as error:
+        quantile_with_interval(np.ones(2), 0.01, trained_on=6, copies=1)
+    assert error.value.received == (
+        "2 held-out good images (1 copy does not count, 6 more were trained on and do not count)"
+    )
+
+
 def test_the_smallest_rate_is_no_bug() -> None:
     with pytest.raises(DataError, match=r"expected: at least 1000000000000000000"):
         quantile_with_interval(np.ones(100), 5e-324)

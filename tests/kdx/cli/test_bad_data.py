@@ -66,8 +66,9 @@ def test_missing_folder(train, tmp_path):
 
 
 def test_a_file_is_not_a_folder(train, tmp_path):
-    (tmp_path / "file.png").write_bytes(b"")
-    assert "is not a folder" in train(tmp_path / "file.png").stderr
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images/file.png").write_bytes(b"")
+    assert "is not a folder" in train(tmp_path / "images/file.png").stderr
 
 
 def test_empty_folder(train, tmp_path):

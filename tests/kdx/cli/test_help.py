@@ -10,8 +10,9 @@ import kdx
 from kdx.cli.app import app
 from kdx.cli.error_output import HELP
 
-DOCS = Path(__file__).parents[3]
-PAGES = [text for _, text in HELP if text.startswith("docs/")]
+DOCS = Path(__file__).parents[3] / "docs"
+TITLES = {page.read_text(encoding="utf-8").partition("\n")[0].removeprefix("# ") for page in DOCS.rglob("*.md")}
+PAGES = [text.split('"')[1] for _, text in HELP if "documentation" in text]
 
 
 def test_each_panel_of_the_help_lists_its_commands(cli):
@@ -24,8 +25,8 @@ def test_each_panel_of_the_help_lists_its_commands(cli):
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_the_pages_that_errors_name_exist(page):
-    assert (DOCS / page).is_file()
+def test_the_pages_that_errors_name_have_these_titles(page):
+    assert page in TITLES
 
 
 @pytest.mark.parametrize(

@@ -96,6 +96,24 @@ def test_a_file_name_with_escapes_is_shown(cli, tiny_bundle, dataset, tmp_path) 
 
 
 @posix
+def test_a_line_feed_in_a_name_begins_no_line(cli, bundle_copy, dataset, tmp_path) -> None:
+    name = "a\n\tdefective b.png"
+    shown = r"a\n\tdefective b.png"
+    folder = tmp_path / "parts"
+    folder.mkdir()
+    shutil.copy(dataset / "test/good/012.png", folder / name)
+    watched = cli("watch", folder, "--bundle", bundle_copy, "--out", tmp_path / "out", "--once", "--settle", 0)
+    assert shown in watched.stdout
+    assert len(watched.stdout.splitlines()) == 1
+    (folder / name).write_bytes(b"")
+    for command in ("evaluate", "calibrate", "predict"):
+        said = cli(command, bundle_copy, folder, code=2).stderr
+        assert shown in said
+        assert "\n\tdefective" not in said
+    assert r"no\nthing" in cli("inspect", tmp_path / "no\nthing", code=2).stderr
+
+
+@posix
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems' file names are text")
 def test_a_file_name_that_is_no_text_is_shown(cli, tiny_bundle, dataset, tmp_path) -> None:
     image = Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff.png"))

@@ -258,6 +258,33 @@ def test_subfolders_of_a_good_folder_are_refused_or_taken(tmp_path):
     assert [(image.path.name, image.defect_type) for image in folder.test] == [("3.png", "crack"), ("2.png", "good")]
 
 
+@pytest.mark.parametrize(("index", "kind"), [("run.json", "run folder"), ("bundle.json", "bundle")])
+@pytest.mark.parametrize("place", ["train/good/x", "train/good/deep/x", "test/x", "test/crack/x"])
+def test_runs_and_bundles_among_images_are_no_parts(tmp_path, index, kind, place):
+    make(
+        tmp_path, "train/good/0.png", "test/good/1.png", "test/crack/2.png", f"{place}/golden/0.png", f"{place}/{index}"
+    )
+    with pytest.raises(DataError, match="1 folder that kdx wrote lies among the images") as caught:
+        open_folder(tmp_path)
+    assert caught.value.received == f"'{tmp_path / place}', a {kind}"
+    assert caught.value.fix == "move it to a place outside of the images"
+    folder = open_folder(tmp_path, ALL)
+    assert len(folder.good) == 1
+    assert sorted(image.defect_type for image in folder.test) == ["crack", "good"]
+    assert remarks(folder) == {"own_output": (place,)}
+
+
+def test_runs_and_bundles_in_a_plain_folder_are_no_parts(tmp_path):
+    make(tmp_path, "parts/0.png", "parts/x/golden/0.png", "parts/x/run.json")
+    with pytest.raises(DataError, match="1 folder that kdx wrote lies among the images"):
+        open_folder(tmp_path / "parts")
+    assert len(open_folder(tmp_path / "parts", ALL).good) == 1
+    make(tmp_path, "split/good/0.png", "split/runs/x/golden/0.png", "split/runs/x/run.json")
+    beside = open_folder(tmp_path / "split")
+    assert len(beside.good) == 1
+    assert remarks(beside) == {"own_output": ("runs/x",)}
+
+
 @needs_links
 def test_a_linked_folder_is_followed_where_it_is_named(tmp_path):
     make(tmp_path, "elsewhere/0.png")

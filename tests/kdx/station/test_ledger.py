@@ -94,3 +94,12 @@ def test_a_ledger_of_a_newer_version_is_refused_and_stays(tmp_path):
         Ledger(path, create=True)
     assert "update kdx" in refused.value.fix
     assert _tables(path)["schema"] == (database.SCHEMA + 1,)
+
+
+def test_a_ledger_of_a_version_that_never_existed_is_refused(tmp_path):
+    path = tmp_path / FILE
+    Ledger(path, create=True).close()
+    with closing(sqlite3.connect(path)) as base:
+        base.execute("PRAGMA user_version = -1")
+    with pytest.raises(OutputError, match="there is no schema -1"):
+        Ledger(path, create=True)

@@ -35,3 +35,21 @@ def test_remarks_on_the_folder_and_on_its_images_are_returned(bundle_copy, cells
 def test_a_folder_that_is_no_bundle_is_refused(tmp_path, cells):
     with pytest.raises(BundleError):
         calibrate_folder(tmp_path, cells, CalibrationRequest())
+
+
+def test_a_threshold_of_one_image_says_that_nothing_bounds_it(bundle_copy, cells, tmp_path, cli):
+    copies = tmp_path / "copies"
+    copies.mkdir()
+    for index in range(3):  # copies count once, and are named where they leave too few
+        shutil.copy(cells / "00.png", copies / f"{index}.png")
+    refused = cli("calibrate", bundle_copy, copies, "--false-reject-rate", 0.1, "--json", code=2).json["error"]
+    assert refused["received"] == "1 held-out good image (2 copies do not count)"
+    said = cli("calibrate", bundle_copy, copies, "--false-reject-rate", 0.5, "--backend", "onnxruntime-cpu").stdout
+    assert "95 % interval bounded on neither side, from 1 held-out good image (" in said
+    assert "1 good image cannot bound it from above; for 50 % it takes about 6" in said
+    assert "(bounded on neither side) for 50 % false rejects, 1 good image," in cli("inspect", bundle_copy).stdout
+
+
+def test_what_becomes_of_frames_beyond_the_limits_is_said(bundle_copy, cells, cli):
+    said = cli("calibrate", bundle_copy, cells, "--false-reject-rate", 0.1, "--backend", "onnxruntime-cpu").stdout
+    assert "others are never good: defective above the threshold, else undecided" in said

@@ -12,7 +12,7 @@ from PIL import Image
 
 from kd_train.evaluation.evaluate import Evaluation
 from kdx.bundle.open import open_bundle
-from kdx.errors import DataError
+from kdx.errors import BundleError, DataError
 from kdx.loading.load import load
 from kdx.verification.backend_choice import other_precisions
 from kdx.workflows.evaluate import EvaluationRequest, evaluate_folder
@@ -62,6 +62,12 @@ def test_good_images_alone_give_false_rejects_with_their_interval(cli, tiny_bund
     assert "false rejects: 50.0 % of 4 good images (95 % confidence interval: 6.8 to 93.2 %)" in said
     trained, _ = evaluate_folder(tiny_bundle, cells, request)
     assert trained.good == 16
+
+
+def test_what_is_missing_may_have_been_a_run_or_a_bundle(tmp_path, dataset):
+    with pytest.raises(BundleError, match="there is no run folder or bundle") as caught:
+        evaluate_folder(tmp_path / "none", dataset, EvaluationRequest())
+    assert caught.value.fix == "make a run with kdx train, or a bundle with kdx export"
 
 
 def test_good_images_alone_say_nothing_of_a_detector_without_a_threshold(raw_bundle, dataset_copy):

@@ -7,11 +7,13 @@ import json
 import numpy as np
 import pytest
 
+from kdx.bundle.manifest import SIGNATURE
+from kdx.bundle.open import open_bundle
 from kdx.calibration.rates import quantile_with_interval
 from kdx.errors import OptionError
 from kdx.imaging.tiling import TileRequest
 from kdx.progress import SILENT
-from kdx.workflows.export import export_run, first_rate
+from kdx.workflows.export import export_run, first_rate, lost_with
 
 
 @pytest.mark.parametrize(
@@ -38,3 +40,19 @@ def test_the_rate_to_begin_with_is_one_that_the_held_out_images_can_promise(run_
     assert first_rate(run_copy) == rate
     if images:
         quantile_with_interval(np.arange(images, dtype=float), rate)
+
+
+@pytest.mark.slow
+def test_what_is_gone_with_a_replaced_bundle_is_named(tiny_run, bundle_copy, raw_bundle, cli):
+    threshold = open_bundle(bundle_copy).manifest.threshold.score
+    (bundle_copy / SIGNATURE).write_text("{}", encoding="utf-8")
+    (said,) = lost_with(bundle_copy)
+    assert str(said) == (
+        "2 things of the replaced bundle are gone, and parts are undecided until kdx calibrate: "
+        f"threshold {threshold:.4g}, signature"
+    )
+    assert lost_with(raw_bundle) == lost_with(bundle_copy / "none") == []
+    (bundle_copy / SIGNATURE).unlink()
+    cli("export", tiny_run, "-o", bundle_copy, code=2)
+    told = cli("export", tiny_run, "-o", bundle_copy, "--force", "--json").json["remarks"]
+    assert [each["first"] for each in told if each["kind"] == "gone_with_replaced"] == [[f"threshold {threshold:.4g}"]]

@@ -107,7 +107,7 @@ def test_copies_frames_without_a_part_and_unreadable_files_are_no_repetitions(bu
     assert (Path(frame.image).name, frame.verdict) == ("lamp-off.png", "undecided")
     assert (found.found.sigma, found.found.verdicts["undecided"]) == (before.found.sigma, 1)
     # A frame that is decided defective has a score, whatever it shows.
-    request = CalibrationRequest(backend="onnxruntime-cpu", by_hand=GivenThreshold(-1.0, None, "to see"))
+    request = CalibrationRequest(backend="onnxruntime-cpu", by_hand=GivenThreshold(0.0, None, "to see"))
     calibrate_folder(bundle_copy, cells, request)
     decided = repeat(bundle_copy, part, "onnxruntime-cpu", max_bad_images=1)
     assert (decided.found.images, decided.found.verdicts) == (13, {"defective": 13})

@@ -222,6 +222,15 @@ def test_what_cannot_be_answered_is_a_problem_document(client, path, headers, st
     assert {"title", "detail", "error"} <= answer.json.keys()
 
 
+@pytest.mark.parametrize(
+    ("headers", "body"), [(PNG, b""), ({"Content-Type": "application/x-www-form-urlencoded"}, b"abc")]
+)
+def test_the_fix_for_a_body_declares_what_it_is(client, headers, body):
+    """Otherwise curl declares a form."""
+    said = client.post("/v1/verdicts", body, headers).body.decode()
+    assert "curl --data-binary @FILE -H 'Content-Type: image/png' URL" in said
+
+
 @pytest.mark.parametrize(("parts", "received"), [(3, "1,572,864 bytes"), (9, "more than 1,048,576 bytes")])
 def test_a_body_that_is_too_large_is_received_to_a_limit(client, parts, received):
     client.connection.putrequest("POST", "/v1/verdicts")

@@ -138,7 +138,7 @@ def test_errors_of_a_catalogue_name_its_keys_and_where_they_are_listed(cli, data
     text = f'[products.a]\ndata = "{dataset}"\n{key}\n'
     stderr = cli("train-many", catalog(tmp_path, text), "-o", tmp_path / "out", code=2).stderr
     assert said in stderr
-    assert "docs/scale-out.md lists the keys" in stderr or "leave it out" in stderr
+    assert "the page 'Scale-out' of the documentation lists the keys" in stderr or "leave it out" in stderr
 
 
 def test_an_unknown_key_says_where_keys_are_listed(tmp_path):
