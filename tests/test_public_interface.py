@@ -111,8 +111,9 @@ def test_exit_statuses_of_errors():
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGPIPE")
-def test_exit_status_when_nobody_reads_the_output(tmp_path):
-    command = [sys.executable, "-m", "kdx", "inspect", str(old_bundle("stpm", tmp_path)), "--json"]
+@pytest.mark.parametrize("options", [(), ("--json",)])
+def test_exit_status_when_nobody_reads_the_output(tmp_path, options):
+    command = [sys.executable, "-m", "kdx", "inspect", str(old_bundle("stpm", tmp_path)), *options]
     reading, writing = os.pipe()
     os.close(reading)
     try:

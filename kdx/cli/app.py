@@ -38,7 +38,7 @@ from kdx.cli import (
     watch,
 )
 from kdx.cli.error_output import Command
-from kdx.cli.output import write_utf8
+from kdx.cli.output import drop_unwritten_notes, write_utf8
 from kdx.text import visible
 
 _HELP = """From a folder of good parts to a verdict on the line.
@@ -113,4 +113,7 @@ def _root(
 def main() -> None:
     """Run the command line."""
     write_utf8()
-    app()
+    try:
+        app()
+    finally:
+        drop_unwritten_notes()

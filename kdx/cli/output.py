@@ -7,9 +7,9 @@ import os
 import shlex
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, cast
 
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.markup import escape
@@ -47,6 +47,10 @@ class SafeConsole(Console):
         with nullcontext() if self.stderr else _to_output():
             super().print(*objects, **options)
 
+    def on_broken_pipe(self) -> None:
+        """Raise the error that is handled: rich exits with 1, the status of a failed gate."""
+        raise
+
     def render_str(self, text: str, **options: Any) -> Text:
         """Make a rich text of a string, with its control characters written out."""
         return super().render_str(visible(text), **options)
@@ -57,11 +61,39 @@ class SafeConsole(Console):
             yield segment if segment.is_control else segment._replace(text=visible(segment.text))
 
 
+class _NoteConsole(SafeConsole):
+    """Standard error, without what it cannot write: no note changes a result."""
+
+    @property  # type: ignore[misc]
+    def file(self) -> IO[str]:
+        """Standard error as it is at this moment."""
+        return cast("IO[str]", _Notes(super().file))
+
+
+class _Notes:
+    """A stream on which writing never fails; for the rest, it is the one that is given."""
+
+    def __init__(self, stream: IO[str]) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        with suppress(OSError):
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with suppress(OSError):
+            self._stream.flush()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
 # kdx does not break lines: a path must survive being copied, and a pipe has no width. Where rich
 # would assume 80 columns, a table gets more.
 _WIDTH = None if sys.stdout.isatty() or "COLUMNS" in os.environ else 160
 out = SafeConsole(highlight=False, soft_wrap=True, width=_WIDTH)
-err = SafeConsole(stderr=True, highlight=False, soft_wrap=True)
+err = _NoteConsole(stderr=True, highlight=False, soft_wrap=True)
 
 
 @contextmanager
@@ -109,13 +141,22 @@ def drop_output() -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
+def drop_unwritten_notes() -> None:
+    """Discard what standard error does not take, for which Python would exit with status 120."""
+    try:
+        if sys.stderr is not None:  # as it is for a process that was started without one
+            sys.stderr.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
+
+
 def progress_for(as_json: bool) -> Progress:
     """Return bars on standard error, or nothing for ``--json``."""
     return SILENT if as_json else _Bars()
 
 
 def say(line: str) -> None:
-    """Print a line of progress to standard error."""
+    """Print a line of progress to standard error. Any thread may, and nothing is raised."""
     err.print(escape(spelled(one_line(line))))
 
 

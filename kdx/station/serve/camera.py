@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-import traceback
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import NamedTuple
@@ -13,6 +12,7 @@ from kdx.station.camera.address import CameraAddress
 from kdx.station.camera.frames import Camera, CameraGoneError, Frame, FrameError, FrameInfo, VideoEndError, encoded
 from kdx.station.camera.held import HeldCamera
 from kdx.station.record import NotJudged, time_now
+from kdx.station.serve.fault_log import log_fault
 
 
 class Shot(NamedTuple):
@@ -129,7 +129,7 @@ class TriggeredCamera:
         except KdxError as error:
             self._held.lose(error)
         except Exception as error:  # of the camera's driver: the part has a record all the same
-            traceback.print_exc()
+            log_fault()
             text = f"unexpected {type(error).__name__}: {error}"
             self._held.lose(CameraGoneError(text, fix="see the log of kdx serve"))
         finally:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-import traceback
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cached_property
@@ -21,6 +20,7 @@ from kdx.runtime.detector import Detector
 from kdx.station.camera.frames import FrameInfo
 from kdx.station.record import NotJudged, Shown, VerdictRecord, judged, not_judged
 from kdx.station.serve.answers import Asked, BundleInfo, VerdictAnswer, answer_of
+from kdx.station.serve.fault_log import log_fault
 from kdx.station.serve.figures import BundleFigures
 from kdx.station.serve.live import Seen
 from kdx.station.serve.options import verdicts_path
@@ -192,7 +192,7 @@ class Judge:
             self._observe(lambda observer: observer.refuse(seen))
             raise refused(error, record) from error
         except Exception as error:
-            traceback.print_exc()
+            log_fault()
             text = f"{type(error).__name__}: {error}"
             raise self._failed(job, BackendError(text, fix="see the log of kdx serve"), started) from error
         finally:
@@ -218,7 +218,7 @@ class Judge:
             try:
                 take(observer)
             except Exception:  # the others get it all the same
-                traceback.print_exc()
+                log_fault()
 
     def _seen(self, job: Job, record: VerdictRecord, verdict: Verdict | None, started: float) -> Seen:
         return Seen(self.name, record, job.data, job.asked, verdict, 1e3 * (time.perf_counter() - started))

@@ -14,7 +14,6 @@ import contextlib
 import os
 import sqlite3
 import threading
-import traceback
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -27,6 +26,7 @@ from kdx.errors import InputError, KdxError, OutputError
 from kdx.imaging.images import encode_png
 from kdx.runtime.detector import Detector
 from kdx.station.record import UNREADABLE, VerdictRecord, time_now
+from kdx.station.serve.fault_log import log_fault
 from kdx.station.serve.live import Glance, Seen
 from kdx.station.serve.pictures import heat_of, rgb_of
 from kdx.station.serve.review_files import IMAGES, heat_file, remove_image, remove_orphans, suffix_of, write_image
@@ -207,7 +207,7 @@ class Reviews:
             self._bytes += size
         except Exception as error:  # for example a full disk: the verdict stands all the same
             if not isinstance(error, (OSError, KdxError, sqlite3.Error)):
-                traceback.print_exc()
+                log_fault()
             self._lose()
             if image is not None:
                 with contextlib.suppress(OSError):

@@ -8,6 +8,8 @@ import json
 import os
 import shlex
 import shutil
+import subprocess
+import sys
 from importlib import import_module
 from pathlib import Path
 
@@ -291,3 +293,38 @@ def test_an_output_in_a_closed_folder_is_refused_first(cli, tiny_bundle, dataset
     stderr = cli(*arguments, option, tmp_path / "new" / "result.json", code=2).stderr
     assert f"'{tmp_path}' cannot be written" in stderr
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has neither /dev/full nor SIGPIPE")
+@pytest.mark.parametrize("log", ["on a full disk", "without a reader"])
+def test_a_log_that_cannot_be_written_changes_no_result(log):
+    """Neither what another thread does, nor standard output, nor the exit status."""
+    script = """
+import threading
+from kdx.cli import app
+from kdx.cli.output import out, print_json_line, say
+
+def work():
+    for _ in range(200):  # more than a buffer holds
+        say(100 * "a note ")
+    print_json_line("delivered")
+
+def judge():
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    out.print("judged")
+
+app.app = judge
+app.main()
+"""
+    if log == "on a full disk":
+        writing = os.open("/dev/full", os.O_WRONLY)
+    else:
+        reading, writing = os.pipe()
+        os.close(reading)
+    try:
+        done = subprocess.run([sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=writing, check=False)
+    finally:
+        os.close(writing)
+    assert (done.returncode, done.stdout) == (0, b'"delivered"\njudged\n')

@@ -4,6 +4,8 @@ goes."""
 from __future__ import annotations
 
 import contextlib
+import errno
+import io
 import json
 import os
 import shutil
@@ -18,6 +20,7 @@ from typing import Any
 
 import pytest
 
+from kdx.cli.output import say
 from kdx.errors import OutputError
 from kdx.station import delivery
 from kdx.station.database import FILE
@@ -326,6 +329,36 @@ def test_an_unexpected_error_ends_no_delivery(posted, monkeypatch):
         "and none is lost",
         "exec receives verdicts again",
     ]
+
+
+def test_a_log_that_cannot_be_written_ends_no_delivery(posted, monkeypatch):
+    monkeypatch.setattr(delivery, "_FIRST_PAUSE", 0.0)
+    taken: list[bytes] = []
+
+    class Receiver:
+        name, at_once, is_back = "exec", 3, False
+
+        def send(self, messages: Sequence[tuple[int, bytes]], stop: threading.Event) -> tuple[list[int], str]:
+            if not self.is_back:
+                self.is_back = True
+                return [], "it is away"
+            taken.extend(line for _, line in messages)
+            return [number for number, _ in messages], ""
+
+        def close(self) -> None:
+            pass
+
+    class FullDisk(io.StringIO):
+        def write(self, text: str) -> int:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(sys, "stderr", FullDisk())
+    courier = Courier(posted, Receiver(), say)
+    courier.start()
+    while waiting(posted) and courier.is_alive():  # it is asked, and not timed
+        courier.join(0.01)
+    courier.end()
+    assert taken == [b"0\n", b"1\n", b"2\n"]
 
 
 def test_a_broker_that_is_away_loses_nothing(posted, monkeypatch):

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import errno
 import hashlib
 import io
 import socket
 import sqlite3
+import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
@@ -310,8 +312,22 @@ def test_an_image_whose_client_has_gone_is_not_judged(held, images):
     assert waiting.calls == 2
 
 
-@pytest.mark.parametrize("error", [BackendError("the device is lost"), RuntimeError("out of luck")])
-def test_a_backend_that_fails_leaves_the_part_undecided(tiny_bundle, images, monkeypatch, error):
+class FullDisk(io.StringIO):
+    """A log that cannot be written."""
+
+    def write(self, text: str) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+
+@pytest.mark.parametrize(
+    ("error", "log"),
+    [
+        (BackendError("the device is lost"), io.StringIO()),
+        (RuntimeError("out of luck"), io.StringIO()),
+        (RuntimeError("out of luck"), FullDisk()),
+    ],
+)
+def test_a_backend_that_fails_leaves_the_part_undecided(tiny_bundle, images, monkeypatch, error, log):
     with served(tiny_bundle) as server:
         client, backend = Client(server.url), server.judges["tiny"].detector.backend
         assert client.get("/ready").status == 200
@@ -321,6 +337,7 @@ def test_a_backend_that_fails_leaves_the_part_undecided(tiny_bundle, images, mon
                 raise error
 
             patch.setattr(backend, "run", fail)
+            patch.setattr(sys, "stderr", log)
             answer = client.post("/v1/verdicts?part_id=7", images[0].read_bytes())
             assert answer.status == 500
             record = answer.json["record"]
