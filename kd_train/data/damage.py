@@ -82,7 +82,7 @@ class Damage:
         content = self._contents([(row, each.content) for row, each in layers.items()], others)
         if len(some) == len(images):
             return torch.lerp(images, content, weight.expand_as(images))
-        index = on_device(np.array(list(layers)), images.device)
+        index = on_device(np.array(list(layers), np.int64), images.device)
         chosen = images.index_select(0, index)
         return images.index_copy(0, index, torch.lerp(chosen, content, weight.expand_as(chosen)))
 
@@ -251,7 +251,7 @@ class _Fields:
         count = some.shape[1]
         places = [count - max(1, min(count, round(count * (1 - share)))) for share in shares]
         highest = some.topk(max(places) + 1).values
-        return highest.gather(1, on_device(np.array(places), some.device)[:, None])[:, :, None]
+        return highest.gather(1, on_device(np.array(places, np.int64), some.device)[:, None])[:, :, None]
 
 
 @functools.lru_cache(maxsize=64)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import torch
 from torch import Tensor, nn
 
 from kd_export.graph import Combine, Distance, MapSpec, PairSpec, ScoreRule, Tap
@@ -39,8 +41,13 @@ class Pair(nn.Module):
         self.std = teacher.std
 
     def teacher_features(self, x: Tensor) -> list[Tensor]:
-        """Return the teacher's features of ``(N, 3, H, W)`` images, the targets of the students."""
-        features: list[Tensor] = self.teacher(x)
+        """Return the teacher's features of ``(N, 3, H, W)`` images, the targets of the students.
+
+        They are computed in FP32, also where what learns is computed in BF16.
+        """
+        is_mixed = x.device.type != "meta" and torch.is_autocast_enabled(x.device.type)
+        with torch.autocast(x.device.type, enabled=False) if is_mixed else nullcontext():
+            features: list[Tensor] = self.teacher(x)
         return features
 
     def compare(self, x: Tensor, teacher: list[Tensor]) -> Comparisons:

@@ -21,7 +21,7 @@ class FeatureCache:
         self.features = features
 
     def __getitem__(self, indices: Sequence[int]) -> list[Tensor]:
-        index = on_device(np.array(indices), self.features[0].device)
+        index = on_device(np.array(indices, np.int64), self.features[0].device)
         return [feature.index_select(0, index) for feature in self.features]
 
 

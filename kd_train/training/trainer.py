@@ -82,6 +82,7 @@ class Trainer:
         self.validation_set = validation
         self.device = device
         self.cache_bytes = memory_mib * 2**20
+        self.gpu_bytes = 0
         self.damage = damage
         self.task = task
         self.progress = progress
@@ -150,6 +151,8 @@ class Trainer:
         if teacher := self._tensors(teacher=True):  # none of a source, which a run does not keep
             self.run.keep_teacher(teacher)
         is_finished = len(self.history) == self.recipe.epochs
+        if self.device.type == "cuda":
+            self.gpu_bytes = int(_FEATURES_SHARE * torch.cuda.mem_get_info(self.device)[0])
         with self.profiler.stage(f"{self.task}: teacher's features"):
             cached = [] if is_finished else [self._cache_teacher(images, name) for images, name in self._sets()]
         steps = len(self._shuffled(0))
@@ -172,12 +175,13 @@ class Trainer:
                     said = "" if losses.latest is None else f"  loss {losses.latest:.4f}"
                     task.advance(1, f"epoch {epoch}/{self.recipe.epochs}{said}")
                     if losses.failed:
-                        self._not_finite(epoch, *losses.failed)
+                        step, value = losses.failed
+                        self._not_finite(f"the loss became {value} in epoch {epoch}, step {step + 1}")
                 train_loss = losses.mean()
                 with self.profiler.stage("validation"):
                     validation_loss = self._validation_loss(cached[1])
                 if not math.isfinite(validation_loss):
-                    self._not_finite(epoch, steps, validation_loss)
+                    self._not_finite(f"the held-out loss became {validation_loss} after epoch {epoch}")
                 if isinstance(self.schedule, ReduceLROnPlateau):
                     self.schedule.step(validation_loss)
                 best = all(validation_loss < record.validation_loss for record in self.history)
@@ -277,7 +281,8 @@ class Trainer:
 
     def _room_for(self, needed: int) -> torch.device | None:
         """Return where so many bytes of features are kept: on a GPU, in memory, or nowhere."""
-        if self.device.type == "cuda" and needed <= _FEATURES_SHARE * torch.cuda.mem_get_info(self.device)[0]:
+        if self.device.type == "cuda" and needed <= self.gpu_bytes:
+            self.gpu_bytes -= needed
             return self.device
         if needed > self.cache_bytes:
             return None
@@ -293,10 +298,10 @@ class Trainer:
         # Batch normalisation cannot train on a batch of one image.
         return batches[:-1] if len(batches) > 1 and len(batches[-1]) == 1 else batches
 
-    def _not_finite(self, epoch: int, step: int, loss: float) -> NoReturn:
+    def _not_finite(self, found: str) -> NoReturn:
         kept = f"the checkpoint of epoch {len(self.history)} is kept" if self.history else "nothing was saved yet"
         raise TrainingError(
-            f"the loss became {loss} in epoch {epoch}, step {step + 1}; {kept}",
+            f"{found}; {kept}",
             fix=f"train with a lower `learning_rate` than {self.recipe.learning_rate:g}",
         )
 

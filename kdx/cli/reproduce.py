@@ -53,7 +53,9 @@ def reproduce(
         from kd_train.reproduction.paper_comparison import compare_with_paper
         from kd_train.reproduction.runs import ReproduceOptions
         from kd_train.reproduction.runs import reproduce as make_runs
+        from kd_train.training.freed_memory import keep_freed_memory
 
+    keep_freed_memory()
     target = folder or Path("reproduce") / method
     options = ReproduceOptions(method, data, target, tuple(category), seeds, table, tuple(variant), force, training)
     try:

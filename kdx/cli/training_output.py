@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 def resumable(context: typer.Context, run: Path, *, resume: bool) -> Iterator[list[Remark]]:
     """Print the command that continues a run if Ctrl-C or a full disk ends its training.
 
+    Memory that the training frees stays with this process.
+
     Args:
         context: The command's context.
         run: The run folder.
@@ -32,6 +34,9 @@ def resumable(context: typer.Context, run: Path, *, resume: bool) -> Iterator[li
     Yields:
         A remark, printed already, if there is no run to resume.
     """
+    from kd_train.training.freed_memory import keep_freed_memory
+
+    keep_freed_memory()
     before = _index_of(run)
     remarks = _nothing_to_resume(run) if resume and before is None else []
     report_remarks(remarks)  # before hours of training

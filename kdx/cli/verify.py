@@ -75,6 +75,9 @@ def _show(certificate: Any) -> None:
             f"largest differences allowed in {precision}, compared with {certificate.reference_of(precision)}: "
             f"scores {allowed.score:g} relative, maps {allowed.map:g} of their range"
         )
+    if certificate.not_compared:
+        names = ", ".join(certificate.not_compared)
+        out.print(f"[yellow]not compared[/], because no backend here runs them: {names}; verify where they run")
     for precision, judged in certificate.judged.items():
         for each in judged:
             found = each.describe() or f"{each.compared} pairs of golden images and no verdicts"

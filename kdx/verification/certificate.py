@@ -26,7 +26,7 @@ class Certificate(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         bundle: The name of the bundle's folder.
-        graph_sha256: Hash of each graph, by precision.
+        graph_sha256: Hash of each graph that was compared, by precision.
         threshold: The threshold at which decisions were compared, or None.
         threshold_by_hand: Why a person set that threshold, in their words, or None.
         tolerances: What was allowed, by precision.
@@ -36,6 +36,8 @@ class Certificate(msgspec.Struct, frozen=True, kw_only=True):
         judged: For BF16 and INT8, what their gate found at export, and the bounds that follow.
         teacher_comparisons: What a compact teacher sees of defects, compared with each of its
             sources when it was made; it decides nothing here.
+        not_compared: The precisions of the bundle of which nothing is said, because no backend that
+            was asked for runs them on this machine.
         passed: Whether every comparison passed, and there was at least one.
     """
 
@@ -48,6 +50,7 @@ class Certificate(msgspec.Struct, frozen=True, kw_only=True):
     teacher_comparisons: list[TeacherComparison] = []
     references: dict[str, str] = {}
     threshold_by_hand: str | None = None
+    not_compared: list[str] = []
     passed: bool
 
     def reference_of(self, precision: str) -> str:
@@ -80,6 +83,8 @@ def verify(
             reason = "; ".join(part for part in (error.message, error.received, error.fix) if part)
             comparisons.append(Comparison(backend=info.name, precision=precision, batch=1, images=0, error=reason))
     manifest = bundle.manifest
+    ran = {each.precision for each in comparisons}
+    not_compared, wanted = [each for each in wanted if each not in ran], [each for each in wanted if each in ran]
     threshold = manifest.threshold_of("fp32")
     return Certificate(
         bundle=bundle.path.name,
@@ -91,6 +96,7 @@ def verify(
         comparisons=comparisons,
         judged={name: each.judged for name, each in manifest.variants.items() if name in wanted and each.judged},
         teacher_comparisons=manifest.provenance.teacher_comparisons,
+        not_compared=not_compared,
         passed=bool(comparisons) and all(comparison.passed for comparison in comparisons),
     )
 
@@ -105,6 +111,7 @@ def without(certificate: Certificate, precisions: Collection[str]) -> Certificat
         references={name: each for name, each in certificate.references.items() if name not in precisions},
         comparisons=comparisons,
         judged={name: each for name, each in certificate.judged.items() if name not in precisions},
+        not_compared=[name for name in certificate.not_compared if name not in precisions],
         passed=bool(comparisons) and all(each.passed for each in comparisons),
     )
 

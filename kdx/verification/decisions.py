@@ -64,7 +64,7 @@ def compare_decisions(reference: HeldOutScores, variant: HeldOutScores) -> Decis
     for (drawn,) in draws(reference.count):
         good, defects = drawn[:, reference.frame_of_good], drawn[:, reference.frame_of_defects]
         area, own_area = (aurocs(each.good, each.defects, good, defects) for each in (reference, variant))
-        limits = (thresholds_of_others(each.of_frames, drawn, each.above - 1) for each in (reference, variant))
+        limits = (thresholds_of_others(each.of_frames, drawn, each.above_others) for each in (reference, variant))
         share, own_share = (
             shares(each.defects > limit[:, reference.frame_of_defects], defects)
             for each, limit in zip((reference, variant), limits, strict=True)

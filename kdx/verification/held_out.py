@@ -12,13 +12,13 @@ thresholds from the scores of all other images.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from kdx.bundle.threshold_checks import rank_of
 from kdx.bundle.variants import HeldOutVerdicts
 
 # The least evidence for writing BF16 or INT8. Without a flip, 6 images bound the share of images
@@ -101,11 +101,13 @@ class HeldOutScores:
 
     @property
     def above(self) -> int:
-        """How many of all frames may exceed the threshold that ``kdx calibrate`` chooses from them.
+        """How many of all frames exceed the threshold that ``kdx calibrate`` chooses from them."""
+        return self.count - rank_of(self.count, self.false_reject_rate)
 
-        From all but one frame it is chosen such that one less exceeds it.
-        """
-        return self.count - 1 - _rank(self.count, self.false_reject_rate)
+    @property
+    def above_others(self) -> int:
+        """How many of all frames but one exceed the threshold that is chosen from them."""
+        return self.count - 1 - rank_of(self.count - 1, self.false_reject_rate)
 
     @property
     def threshold(self) -> float:
@@ -177,14 +179,9 @@ def _thresholds_without(good: NDArray[np.float64], rate: float) -> NDArray[np.fl
     N``.
     """
     order = np.argsort(good, kind="stable")
-    position = _rank(len(good), rate)  # among the N - 1 others
+    position = rank_of(len(good) - 1, rate) - 1  # among the N - 1 others, from 0
     places = np.empty(len(good), np.intp)
     places[order] = np.arange(len(good))
     # Leaving a score out moves the scores after it one place forward.
     without: NDArray[np.float64] = good[order[position + (places <= position)]]
     return without
-
-
-def _rank(count: int, rate: float) -> int:
-    """Return which of so many scores in ascending order is the threshold, from 0."""
-    return math.ceil(count * (1 - rate) - 1e-9) - 1

@@ -114,8 +114,11 @@ class Demo:
     def _train(self) -> dict[str, Any]:
         with needs("demo", "the demo"):
             from kd_train.models import compact
+            from kd_train.training.freed_memory import keep_freed_memory
             from kd_train.training.options import TrainOptions
             from kd_train.training.train import train
+
+        keep_freed_memory()
 
         options = TrainOptions(
             backbone=compact.DEFAULT,

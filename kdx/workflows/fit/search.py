@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 
 import msgspec
 
+from kd_train.training.freed_memory import keep_freed_memory
 from kd_train.training.run_config import TRAINING_PACKAGES
 from kdx.bundle.teacher_comparison import worse_teacher
 from kdx.errors import BackendError
@@ -56,6 +57,7 @@ def fit(request: FitRequest, progress: Progress, say: Callable[[str], None]) -> 
             all.
     """
     started = time.monotonic()
+    keep_freed_memory()
     request = checked(request)
     if not any(info.is_usable() and not info.needs_gpu for info in BACKENDS.values()):
         raise BackendError("no CPU backend is installed on this machine", fix='pip install "kdx[fit]"')

@@ -135,12 +135,14 @@ def _is_finished(order: ProductOrder, kept: ProductResult) -> bool:
 def _make(order: ProductOrder, folder: ImageFolder, fingerprint: str, *, resume: bool) -> ProductResult:
     import torch
 
+    from kd_train.training.freed_memory import keep_freed_memory
     from kd_train.training.run_folder import Run
     from kdx.runtime.backend_table import require_backends
     from kdx.verification.certificate import verify
     from kdx.workflows.calibrate import CalibrationRequest, calibrate_each
     from kdx.workflows.export import export_run
 
+    keep_freed_memory()
     torch.set_num_threads(order.threads)
     product = order.product
     remarks = _train(order, resume=resume)

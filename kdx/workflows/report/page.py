@@ -207,6 +207,8 @@ def notes_of(content: Content) -> list[str]:
         )
     if not content.certificate.passed:
         found.append("The certificate FAILED on this machine: do not deploy this bundle here.")
+    if missing := content.certificate.not_compared:
+        found.append(f"No backend of this machine runs {', '.join(missing)}: the certificate says nothing of it.")
     return found
 
 

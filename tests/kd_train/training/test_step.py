@@ -21,6 +21,7 @@ from kd_train.training.step_losses import StepLosses
 from kd_train.training.train import train
 from kd_train.training.trained_pair import load_pair
 from kd_train.training.trainer import Trainer
+from tests.pairs import make_pair
 from tests.tiny_training import TINY
 
 CPU = torch.device("cpu")
@@ -88,16 +89,14 @@ def test_the_first_loss_that_is_not_finite_is_named_however_late_it_is_read(monk
     assert losses.latest is not None
 
 
-def test_features_of_a_gpu_take_half_of_its_free_memory_then_the_hosts(tiny_run, monkeypatch):
+def test_features_of_a_gpu_take_their_share_of_its_memory_then_the_hosts(tiny_run):
     trainer = trainer_of(tiny_run, CPU)
-    trainer.device = torch.device("cuda")
-    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (200 * 2**20, 2**30))
-    assert trainer._room_for(100 * 2**20) == torch.device("cuda")
-    assert trainer._room_for(100 * 2**20 + 1) is None  # neither there nor in the 64 MiB of this trainer
-    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (0, 2**30))
-    assert trainer._room_for(40 * 2**20) == CPU
-    assert trainer._room_for(40 * 2**20) is None  # 24 MiB are left
-    assert trainer._room_for(24 * 2**20) == CPU
+    trainer.device, trainer.gpu_bytes = torch.device("cuda"), 100 * 2**20
+    assert trainer._room_for(60 * 2**20) == torch.device("cuda")
+    assert trainer._room_for(41 * 2**20) == CPU  # 40 MiB of the GPU are left
+    assert trainer._room_for(40 * 2**20) == torch.device("cuda")
+    assert trainer._room_for(24 * 2**20) is None  # 23 of the 64 MiB of this trainer are left
+    assert trainer._room_for(23 * 2**20) == CPU
 
 
 def types_of_convolutions(monkeypatch) -> list[tuple[bool, torch.dtype]]:
@@ -136,6 +135,33 @@ def test_bf16_learns_as_much(dataset, tmp_path):
     assert losses[0] != losses[1]
     assert losses[1][-1] < losses[1][0]
     assert losses[1][-1] == pytest.approx(losses[0][-1], rel=0.05)  # BF16 has 8 bits
+
+
+@pytest.mark.parametrize(
+    ("method", "option"),
+    [("reverse-distillation", {}), ("dskd", {"structure": "t-d"}), ("dual-det", {"part": "ae"}), ("dual", {})],
+)
+def test_students_of_the_teachers_features_get_those_of_fp32(method, option, monkeypatch):
+    """They take the features of the damaged image, which are computed within the students' step."""
+    pair = make_pair(method, "test_resnet", **option)
+    x = torch.rand(2, 3, 64, 64)
+    with torch.no_grad():
+        targets = pair.teacher_features(x)
+    teachers = set(pair.teacher.modules())
+    seen: list[tuple[bool, torch.dtype]] = []
+    forward = nn.Conv2d.forward
+
+    def recorded(self: nn.Conv2d, x: torch.Tensor) -> torch.Tensor:
+        y = forward(self, x)
+        seen.append((self in teachers, y.dtype))
+        return y
+
+    monkeypatch.setattr(nn.Conv2d, "forward", recorded)
+    with torch.autocast("cpu", torch.bfloat16):
+        pair.compare_damaged(x, targets)
+    assert (True, torch.float32) in seen
+    assert (True, torch.bfloat16) not in seen
+    assert (False, torch.bfloat16) in seen
 
 
 @pytest.mark.slow

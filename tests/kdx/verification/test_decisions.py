@@ -8,6 +8,7 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from kdx.bundle.variants import DecisionComparison, Judged
+from kdx.calibration.rates import quantile_with_interval
 from kdx.runtime.backend import Outputs
 from kdx.verification import resampling
 from kdx.verification.decisions import (
@@ -292,8 +293,7 @@ def test_labelled_images_are_decided_at_the_thresholds_of_held_out_ones() -> Non
     found = compare_labelled(FP32, variant, labelled(own, exact, labels))
     assert found.auroc == pytest.approx(roc_auc_score(labels, own))
     assert found.auroc_reference == pytest.approx(roc_auc_score(labels, exact))
-    # The threshold at 1 % of 100 images is the second highest score.
-    thresholds = [np.sort(each.good)[-2] for each in (FP32, variant)]
+    thresholds = [quantile_with_interval(each.good, 0.01)[0] for each in (FP32, variant)]
     assert [found.rejected_reference, found.rejected] == [
         int((scores[labels] > threshold).sum()) for scores, threshold in zip((exact, own), thresholds, strict=True)
     ]
@@ -326,9 +326,9 @@ def test_the_interval_of_false_rejects_is_that_of_a_plain_loop(monkeypatch) -> N
     differences = []
     for frames, goods in zip(*next(resampling.draws(20, 15, 30))[:2], strict=True):
         drawn = [np.repeat(np.arange(len(counts)), counts.astype(int)) for counts in (frames, goods)]
-        # The threshold at 5 %, the lowest rate of 20 images, is the second highest score.
+        # 5 % is the rate of so few images.
         shares = [
-            np.mean(scores[:15][drawn[1]] > np.sort(side.good[drawn[0]])[-2])
+            np.mean(scores[:15][drawn[1]] > quantile_with_interval(side.good[drawn[0]], 0.05)[0])
             for scores, side in zip((exact, own), sides, strict=True)
         ]
         differences.append(shares[1] - shares[0])

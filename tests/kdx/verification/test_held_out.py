@@ -21,6 +21,7 @@ from kd_train.training.run_folder import Run
 from kdx.bundle.open import open_bundle
 from kdx.bundle.store import write_manifest
 from kdx.bundle.variants import Variant
+from kdx.calibration.rates import quantile_with_interval
 from kdx.runtime.backend import Outputs
 from kdx.verification.held_out import (
     LEAST_DEFECTS,
@@ -380,3 +381,14 @@ def test_evaluate_knows_the_golden_tiles_of_large_frames(tiled, large_frames) ->
     test = open_folder(large_frames).test
     assert golden_among(open_bundle(tiled / "tile.kdx"), test) == [large_frames / "test/scratch/000.png"]
     assert golden_among(open_bundle(tiled / "tile.kdx"), [image for image in test if not image.is_defective]) == []
+
+
+@pytest.mark.parametrize("count", [6, 20, 50, 99, 100, 114, 150, 199, 250, 299, 400])
+def test_thresholds_are_those_of_calibrate(count):
+    scores = np.random.default_rng(count).permutation(np.linspace(0.1, 0.9, count))
+    held_out = HeldOutScores(scores, DEFECTS)
+    rate = held_out.false_reject_rate
+    chosen, _ = quantile_with_interval(scores, rate)
+    assert held_out.threshold == chosen
+    others, _ = quantile_with_interval(np.sort(scores)[:-1], rate)
+    assert int((np.sort(scores)[:-1] > others).sum()) == held_out.above_others
