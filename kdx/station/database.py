@@ -53,12 +53,15 @@ class Database:
 
     Raises:
         OSError: The disk is full.
-        OutputError: The file is not a ledger, or of a newer kdx.
+        OutputError: The file cannot be opened, is not a ledger, or of a newer kdx.
     """
 
     def __init__(self, path: Path, *, create: bool = False) -> None:
         self.path = path
-        self._base = sqlite3.connect(path, timeout=30, isolation_level=None)
+        try:
+            self._base = sqlite3.connect(path, timeout=30, isolation_level=None)
+        except sqlite3.OperationalError as error:
+            raise self._explained(error) from error
         try:
             # A commit has reached the disk: what follows it never knows more than the ledger.
             self._base.execute("PRAGMA synchronous = FULL")

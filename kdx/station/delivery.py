@@ -127,6 +127,7 @@ class Courier(threading.Thread):
     def __init__(self, path: Path, receiver: Receiver, say: Callable[[str], None]) -> None:
         super().__init__(name=f"kdx courier to {receiver.name}", daemon=True)
         self._path, self._receiver, self._say = path, receiver, say
+        self._ledger: Ledger | None = None  # of this thread, which opens it when it can
         self._there_is_work = threading.Event()
         self._stopping = threading.Event()
         self._ends_when_done = False
@@ -160,14 +161,13 @@ class Courier(threading.Thread):
 
     def run(self) -> None:
         """Deliver messages until :meth:`end`."""
-        ledger = Ledger(self._path)
         pause = _FIRST_PAUSE
         try:
             while not self._stopping.is_set():
                 self._there_is_work.clear()
-                sent, problem = self._deliver(ledger)
+                sent, problem = self._deliver()
                 if problem:
-                    self._miss(ledger, problem)
+                    self._miss(problem)
                     if self._ends_when_done:
                         return
                     self._stopping.wait(pause)
@@ -184,27 +184,32 @@ class Courier(threading.Thread):
                     self._there_is_work.wait()
         finally:
             self._receiver.close()
-            ledger.close()
+            if self._ledger is not None:
+                self._ledger.close()
 
-    def _deliver(self, ledger: Ledger) -> tuple[int, str]:
+    def _deliver(self) -> tuple[int, str]:
         """Deliver some messages; return how many were acknowledged, and what is wrong."""
         try:
-            messages = ledger.outbox(self._receiver.name, self._receiver.at_once)
+            if self._ledger is None:
+                self._ledger = Ledger(self._path)
+            messages = self._ledger.outbox(self._receiver.name, self._receiver.at_once)
             if not messages:
                 return 0, ""
             done, problem = self._receiver.send(messages, self._stopping)
             if done:
-                ledger.remove_messages(done)
+                self._ledger.remove_messages(done)
         except (OSError, OutputError) as error:  # a full disk: what was acknowledged is sent once more
-            return 0, f"the ledger cannot be written: {error}"
+            return 0, f"the ledger cannot be read or written: {error}"
         except Exception as error:  # without this thread, nobody would be told any verdict
             return 0, f"unexpected {type(error).__name__}: {error}"
         return len(done), problem
 
-    def _miss(self, ledger: Ledger, problem: str) -> None:
+    def _miss(self, problem: str) -> None:
         if not self.is_away:
             self.is_away = True
             waiting = "verdicts wait"
             with contextlib.suppress(Exception):  # it may be the ledger that cannot be read
-                waiting = number_of(ledger.waiting(self._receiver.name), "[verdict waits|verdicts wait]")
+                if self._ledger is not None:
+                    count = self._ledger.waiting(self._receiver.name)
+                    waiting = number_of(count, "[verdict waits|verdicts wait]")
             self._say(f"{self._receiver.name} does not receive verdicts ({problem}): {waiting}, and none is lost")

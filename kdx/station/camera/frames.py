@@ -11,7 +11,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from PIL.PngImagePlugin import PngInfo
+from PIL.PngImagePlugin import PngImageFile, PngInfo
 
 from kdx.errors import KdxError
 from kdx.station.record import NotJudged
@@ -145,8 +145,11 @@ def infos_of(path: Path) -> list[FrameInfo]:
             for line in path.read_bytes().splitlines():
                 found.append(msgspec.json.decode(line, type=FrameInfo))
         else:
-            with path.open("rb") as file, Image.open(file) as image:
+            # Image.open would refuse frames of many pixels, of which nothing is decoded here.
+            with path.open("rb") as file, PngImageFile(file) as image:
                 found.append(msgspec.json.decode(image.info[_KEY], type=FrameInfo))
-    except (KeyError, OSError, *UNREADABLE):  # the last line of a process that was killed; or not an image
+    except (KeyError, OSError, *UNREADABLE):  # the last line of a process that was killed
+        pass
+    except (SyntaxError, ValueError):  # as Pillow says that it is not a PNG file
         pass
     return found

@@ -136,8 +136,9 @@ class Spool:
             try:
                 return first.name, Identity.of((self._folder / first.name).stat())
             except FileNotFoundError:
+                stand_in = self._stand_in(first)  # again, where the disk is full
                 self._images -= first.name.endswith(_IMAGE)
-                first.name = self._stand_in(first)
+                first.name = stand_in
                 return first.name, Identity.of((self._folder / first.name).stat())
 
     def done(self, name: str) -> None:
@@ -156,8 +157,10 @@ class Spool:
         return self._frames
 
     def arrived(self, name: str) -> float:
-        """Return when a file arrived that waits, by a clock that does not jump."""
-        return next(each.since for each in self._files if each.name == name)
+        """Return when the first file that waits arrived, by a clock that does not jump."""
+        first = self._files[0]  # the other thread adds files meanwhile, and takes none out
+        assert first.name == name
+        return first.since
 
     def is_behind(self, age: float) -> bool:
         """Whether a frame waits that arrived so many seconds ago, or earlier."""

@@ -67,6 +67,7 @@ class PlcLink(threading.Thread):
         self._path, self._plc, self._say, self._clock = path, plc, say, clock
         self._showing = Showing(plc, say)
         self._ages = Ages(plc.max_age, clock)
+        self._ledger: Ledger | None = None  # of this thread, which opens it when it can
         self._failures = 0
         self._news = threading.Event()
         self._stopping = threading.Event()
@@ -95,7 +96,7 @@ class PlcLink(threading.Thread):
             self._plc.write_back()
             self._plc.write_life(0, Status.STOPPED)
         except PlcAwayError as error:
-            self._miss(None, error)
+            self._miss(error)
         except PlcRefusesError:
             self._plc.close()
             raise
@@ -137,11 +138,10 @@ class PlcLink(threading.Thread):
 
     def run(self) -> None:
         """Write results and the heartbeat until :meth:`end`."""
-        ledger = Ledger(self._path)
         try:
             while not self._stopping.is_set():
                 self._news.clear()
-                pause = self.step(ledger)
+                pause = self.step()
                 if pause is None:
                     break
                 self._wait(pause)
@@ -152,16 +152,19 @@ class PlcLink(threading.Thread):
                     self._plc.write_life(self._heartbeat, self._status)
         finally:
             self._plc.close()
-            ledger.close()
+            if self._ledger is not None:
+                self._ledger.close()
 
-    def step(self, ledger: Ledger) -> float | None:
+    def step(self) -> float | None:
         """Do what is due; return after how many seconds something is due, or None at the end."""
         try:
             if not self._is_open:
                 self._open()
             self._beat()
             self._failures += 1
-            pause = self._deliver(ledger)
+            if self._ledger is None:
+                self._ledger = Ledger(self._path)
+            pause = self._deliver(self._ledger)
             self._failures = 0
         except PlcError as error:
             problem: KdxError = error
@@ -176,7 +179,7 @@ class PlcLink(threading.Thread):
             self.is_away = False
             self._pause = _FIRST_PAUSE
             return None if pause is None else min(pause, max(self._next_beat - self._clock(), 0.0))
-        self._miss(ledger, problem)
+        self._miss(problem)
         pause, self._pause = self._pause, min(2 * self._pause, _LONGEST_PAUSE)
         return None if self._ends_when_done else pause
 
@@ -262,7 +265,7 @@ class PlcLink(threading.Thread):
         pause, self._poll = self._poll, min(2 * self._poll, _LONGEST_POLL)
         return pause
 
-    def _miss(self, ledger: Ledger | None, problem: KdxError) -> None:
+    def _miss(self, problem: KdxError) -> None:
         """Say once why the PLC gets nothing, and count a connection that was lost."""
         is_away = isinstance(problem, PlcAwayError)
         self.losses += self._is_open and is_away
@@ -270,9 +273,9 @@ class PlcLink(threading.Thread):
         self.is_away = True
         self._plc.close()
         waiting = ""
-        if ledger is not None:
+        if self._ledger is not None:
             with contextlib.suppress(Exception):  # the ledger may be unreadable at this moment
-                waiting = f"; {number_of(ledger.waiting(self.receiver), '[verdict waits|verdicts wait]')}"
+                waiting = f"; {number_of(self._ledger.waiting(self.receiver), '[verdict waits|verdicts wait]')}"
         fix = f"; {problem.fix}" if problem.fix else ""
         kind = problem.fix or type(problem).__name__
         heartbeat = "and no heartbeat" if is_away else "and the heartbeat stands still"

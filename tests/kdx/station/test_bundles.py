@@ -7,13 +7,16 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from kdx.errors import BackendError, BundleError, ImageError, KdxError, OptionError
 from kdx.imaging.images import InputSpec
 from kdx.runtime.detector import Detector
 from kdx.station import bundles as bundles_module
 from kdx.station.bundles import Bundles, Loaded, LoadOptions
+from kdx.station.camera.frames import FrameInfo, encoded
 from kdx.station.in_hand import MOST_TRIES, InHand
 from kdx.station.judged_files import Identity
 from kdx.station.judging import Judge
@@ -143,6 +146,17 @@ def test_a_file_that_ends_every_process_is_not_judged_for_ever(bundle, tmp_path,
         assert (record.verdict, record.reason) == ("undecided", "process_ended")
         monkeypatch.setattr(Detector, "__call__", judge)
         assert judge_cell(tmp_path, bundles, name="2.png").record.score is not None
+
+
+def test_a_frame_of_too_many_pixels_has_a_record_and_ends_nothing(bundle, tmp_path, monkeypatch):
+    info = FrameInfo(camera="top", frame=7, time="2026-01-01T00:00:00.000000Z")
+    (tmp_path / "7.png").write_bytes(encoded(info, np.asarray(Image.open(CELL)), compress=False))
+    with Bundles({None: bundle}, OPTIONS) as bundles:
+        monkeypatch.setattr("PIL.Image.MAX_IMAGE_PIXELS", 10)
+        judge = Judge(tmp_path, bundles, NamePattern(), InHand(tmp_path), heat_maps=False, are_frames=True)
+        record = judge("7.png", Identity.of((tmp_path / "7.png").stat())).record
+    assert (record.verdict, record.camera, record.frame) == ("unreadable", "top", 7)
+    assert "declares too many pixels" in record.error["message"]
 
 
 def test_files_that_are_no_images_or_gone(bundle, tmp_path):

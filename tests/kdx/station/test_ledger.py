@@ -103,3 +103,9 @@ def test_a_ledger_of_a_version_that_never_existed_is_refused(tmp_path):
         base.execute("PRAGMA user_version = -1")
     with pytest.raises(OutputError, match="there is no schema -1"):
         Ledger(path, create=True)
+
+
+def test_a_ledger_that_cannot_be_opened_is_named(tmp_path):
+    (tmp_path / FILE).mkdir()
+    with pytest.raises(OutputError, match=f"{FILE}' cannot be read or written: unable to open"):
+        Ledger(tmp_path / FILE, create=True)

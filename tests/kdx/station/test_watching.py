@@ -331,6 +331,29 @@ def test_an_unexpected_error_ends_no_delivery(posted, monkeypatch):
     ]
 
 
+def test_a_ledger_that_cannot_be_opened_ends_no_delivery(posted, monkeypatch):
+    monkeypatch.setattr(delivery, "_FIRST_PAUSE", 0.0)
+    fails = iter(range(2))
+
+    def hindered(path: Path) -> Ledger:
+        if next(fails, None) is not None:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return Ledger(path)
+
+    monkeypatch.setattr(delivery, "Ledger", hindered)
+    said: list[str] = []
+    courier = Courier(posted, Command(["true"]), said.append)
+    courier.start()
+    while waiting(posted) and courier.is_alive():  # it is asked, and not timed
+        courier.join(0.01)
+    courier.end()
+    assert waiting(posted) == 0
+    assert [text.partition(" (")[0] for text in said] == [
+        "exec does not receive verdicts",
+        "exec receives verdicts again",
+    ]
+
+
 def test_a_log_that_cannot_be_written_ends_no_delivery(posted, monkeypatch):
     monkeypatch.setattr(delivery, "_FIRST_PAUSE", 0.0)
     taken: list[bytes] = []

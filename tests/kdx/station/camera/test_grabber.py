@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import errno
 import threading
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -246,6 +247,53 @@ def test_a_frame_that_somebody_removed_is_undecided(tmp_path):
     assert fates(found) == [(None, "lost_frame"), (1, None), (None, "lost_frame"), (4, None), (5, None)]
     assert found[2].problem.endswith(".lost' was removed before it was judged, with 2 frames")
     assert line.spool.waiting == 0
+
+
+def test_a_frame_that_was_removed_while_the_disk_is_full_has_its_room_back_once(tmp_path, monkeypatch):
+    line = Line(tmp_path, [0, 1], is_live=False, room=2)
+    line.grabber.run()
+    next((tmp_path / "camera").glob("*-00000000.png")).unlink()
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(line.spool, "_write", full)
+        for _ in range(3):
+            with pytest.raises(OSError, match="No space left"):
+                line.spool.next(0.0)
+    assert fates(line.take()) == [(None, "lost_frame"), (1, None)]
+    line.spool.put("top-2", FrameInfo(camera="top", frame=2, time="now"), GOOD)
+    assert line.spool.has_room(0.0)
+    line.spool.put("top-3", FrameInfo(camera="top", frame=3, time="now"), GOOD)
+    assert not line.spool.has_room(0.0)
+
+
+def test_frames_that_arrive_while_another_is_recorded_end_nothing(tmp_path):
+    """The camera's thread puts one in at the worst moment."""
+    spool = Spool(tmp_path / "camera", "top", 100, keep=False)
+
+    class Files(deque[Any]):
+        def __iter__(self) -> Iterator[Any]:
+            found = super().__iter__()
+            spool.put("top-2", FrameInfo(camera="top", frame=2, time="now"), GOOD)
+            return found
+
+    spool.put("top-1", FrameInfo(camera="top", frame=1, time="now"), GOOD)
+    spool._files = Files(spool._files)
+    name, _ = spool.next(0.0)
+    assert spool.arrived(name) == spool._files[0].since
+
+
+def test_what_is_known_of_a_frame_is_read_whatever_its_size(tmp_path, monkeypatch):
+    """Of a line-scan camera, frames may have more pixels than Pillow opens."""
+    spool = Spool(tmp_path / "camera", "top", 100, keep=False)
+    info = FrameInfo(camera="top", frame=1, time="now")
+    spool.put("top-1", info, GOOD)
+    monkeypatch.setattr("PIL.Image.MAX_IMAGE_PIXELS", 10)
+    assert infos_of(tmp_path / "camera/top-1.png") == [info]
+    (tmp_path / "camera/top-2.png").write_bytes(b"no image")
+    assert infos_of(tmp_path / "camera/top-2.png") == []
 
 
 def test_a_camera_that_stays_faster_than_the_judge_takes_neither_files_nor_memory_for_each_frame(tmp_path, monkeypatch):

@@ -20,6 +20,7 @@ from kdx.station import arrivals, station, troubles
 from kdx.station.database import FILE
 from kdx.station.judged_files import Identity
 from kdx.station.ledger import Ledger
+from kdx.station.plc import link
 from kdx.station.plc.address import parse_plc
 from kdx.station.plc.connecting import plc_at
 from kdx.station.plc.link import HEARTBEAT_SECONDS, PATIENCE_SECONDS, PlcLink
@@ -59,8 +60,9 @@ class Line:
         self.link = PlcLink(ledger.path, self.plc, self.said.append, lambda: self.now)
 
     def step(self, times: int = 1) -> None:
+        self.link._ledger = self.ledger
         for _ in range(times):
-            self.link.step(self.ledger)
+            self.link.step()
 
     def deliver(self) -> None:
         for _ in range(100):
@@ -445,6 +447,31 @@ def test_the_heartbeat_counts_only_with_progress(ledger):
         made.link.pulse(Status.OLD_BUNDLE)
         made.beat()
     assert plc.beats == [(1, 1), (1, 1), (2, 1), (2, 3), (3, 4)]
+
+
+def test_a_ledger_that_cannot_be_opened_is_opened_later(ledger, monkeypatch):
+    """The heartbeat is written meanwhile, and says that the PLC gets no results."""
+    fails, said, now = iter(range(4)), list[str](), 0.0
+
+    def hindered(path: Path) -> Ledger:
+        if next(fails, None) is not None:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return Ledger(path)
+
+    monkeypatch.setattr(link, "Ledger", hindered)
+    monkeypatch.setattr(link, "HEARTBEAT_SECONDS", 0.0)
+    post(ledger, "good")
+    plc = Plc()
+    with Server(plc) as server:
+        made = PlcLink(ledger.path, plc_at(parse_plc(server.url)), said.append, lambda: now)
+        made.pulse(Status.RUNNING)
+        made.start()
+        plc.wait_for(lambda: len(plc.taken) > 0)
+        made.end()
+    assert (1, Status.FAULT) in plc.beats
+    assert [one.sequence for one in plc.taken] == [1]
+    assert said[0].startswith("the PLC gets no verdicts: the ledger cannot be read or written")
+    assert said[1:] == [f"the PLC at {made._plc.name} receives verdicts again"]
 
 
 def test_a_full_disk_neither_doubles_a_result_nor_ends_the_connection(ledger, monkeypatch):
