@@ -113,6 +113,8 @@ class GenicamCamera:
                 self._acquirer.start()
             while frame is None and (left := give_up - time.monotonic()) > 0:
                 frame = self.grab(min(left, _PATIENCE_SECONDS))
+            if time.monotonic() > give_up:  # a producer may wait longer, where the machine's clock is set back
+                frame = None
             if not self._has_trigger or frame is None:
                 self._acquirer.stop()
             if self._has_trigger and frame is None:
@@ -140,7 +142,7 @@ class GenicamCamera:
                     buffer.parent.queue_buffer(buffer)
             if self._incomplete.take():
                 return Frame(self._counter.number(None), None, "its buffer is incomplete")
-        except gentl.GenericException as error:
+        except _ERRORS as error:
             raise CameraGoneError(f"the camera '{self._address.name}' is gone: {_reason(error)}") from error
         self.look()
         return None
@@ -157,7 +159,7 @@ class GenicamCamera:
         try:
             with contextlib.suppress(*_ANSWERS):
                 self._acquirer.remote_device.port.read(0, 4)
-        except gentl.GenericException as error:
+        except _ERRORS as error:
             raise CameraGoneError(f"the camera '{self._address.name}' is gone: {_reason(error)}") from error
 
     def _discard(self) -> None:
@@ -307,7 +309,7 @@ def _info(of: Any, name: str, otherwise: Any) -> Any:
     """Return what a producer says, or something else where it does not say it."""
     try:
         return getattr(of, name)
-    except (AttributeError, gentl.GenericException):
+    except (AttributeError, *_ERRORS):
         return otherwise
 
 

@@ -93,7 +93,7 @@ class Judge:
 
     Args:
         name: The bundle's name in URLs.
-        detector: The detector.
+        detector: The detector. Its metrics become those of the judge.
         by: What the records say of the detector.
         figures: The figures of the bundle.
         observers: They receive every verdict, and count images that have none.
@@ -117,6 +117,8 @@ class Judge:
         self.name, self.detector, self.by, self.figures = name, detector, by, figures
         self.places = Places(name, places, figures)
         self._observers, self._keeper = observers, keeper
+        # Counted here, once a verdict stands: one that cannot be kept is answered as undecided.
+        self._metrics, detector.metrics = detector.metrics, None
         self.is_working = True
         self._trial: Future[None] | None = None
         self._ping: Future[None] | None = None
@@ -162,6 +164,8 @@ class Judge:
     def close(self) -> None:
         """Judge what waits, and end the thread."""
         self._thread.shutdown()
+        if self._metrics is not None:
+            self._metrics.close()
 
     def _judge(self, job: Job) -> VerdictAnswer:
         """Judge an image.
@@ -173,7 +177,9 @@ class Judge:
         asked, detector = job.asked, self.detector
         try:
             frame = frame_of(job.data, asked.layout, detector.input)
+            began = time.perf_counter()
             verdict = detector(frame.pixels)
+            ended = time.perf_counter()
             record = judged(job.shown, verdict, self.by)
             height, width = frame.size
             answer = answer_of(record, verdict, MapPlace(width, height, detector.view), asked, frame.warnings)
@@ -182,23 +188,26 @@ class Judge:
             self.is_working = True
         except KdxError as error:
             if isinstance(error, BackendError):
-                raise self._failed(job, error, started) from error
+                raise self._failed(job, error) from error
             if job.frame is not None:  # nobody can send it again, as an image that does not fit
                 job.frame = msgspec.structs.replace(job.frame, reason=NotJudged.INCOMPLETE_FRAME)
                 raise self._miss(job, error) from error
             self.figures.refused.inc()
             record = not_judged(job.shown, error, self.by)
-            seen = self._seen(job, record, None, started)
+            seen = self._seen(job, record)
             self._observe(lambda observer: observer.refuse(seen))
             raise refused(error, record) from error
         except Exception as error:
             log_fault()
             text = f"{type(error).__name__}: {error}"
-            raise self._failed(job, BackendError(text, fix="see the log of kdx serve"), started) from error
+            raise self._failed(job, BackendError(text, fix="see the log of kdx serve")) from error
         finally:
             self._proceed()
             self.places.add_time(time.perf_counter() - started)
-        self._tell(job, record, verdict, started)  # the verdict is kept, and stands whatever happens here
+        # The verdict is kept, and stands whatever happens here.
+        if self._metrics is not None:
+            self._metrics.add(verdict, 1e3 * (ended - began))
+        self._tell(self._seen(job, record, verdict, 1e3 * (time.perf_counter() - started)))
         return answer
 
     def _miss(self, job: Job, error: KdxError) -> RefusedError:
@@ -206,11 +215,10 @@ class Judge:
         assert job.frame is not None
         record = not_judged(job.shown, error, self.by, job.frame.reason)
         self._keep_undecided(record, job.came)
-        self._tell(job, record, None, time.perf_counter())
+        self._tell(self._seen(job, record))
         return RefusedError(HTTPStatus.BAD_GATEWAY, error, record=record)
 
-    def _tell(self, job: Job, record: VerdictRecord, verdict: Verdict | None, started: float) -> None:
-        seen = self._seen(job, record, verdict, started)
+    def _tell(self, seen: Seen) -> None:
         self._observe(lambda observer: observer.add(seen))
 
     def _observe(self, take: Callable[[Observer], None]) -> None:
@@ -220,16 +228,18 @@ class Judge:
             except Exception:  # the others get it all the same
                 log_fault()
 
-    def _seen(self, job: Job, record: VerdictRecord, verdict: Verdict | None, started: float) -> Seen:
-        return Seen(self.name, record, job.data, job.asked, verdict, 1e3 * (time.perf_counter() - started))
+    def _seen(
+        self, job: Job, record: VerdictRecord, verdict: Verdict | None = None, milliseconds: float | None = None
+    ) -> Seen:
+        return Seen(self.name, record, job.data, job.asked, verdict, milliseconds)
 
-    def _failed(self, job: Job, error: BackendError, started: float) -> RefusedError:
+    def _failed(self, job: Job, error: BackendError) -> RefusedError:
         """Return the answer for an image on which the backend failed: it is undecided."""
         self.is_working = False
         self.figures.failed.inc()
         record = not_judged(job.shown, error, self.by)
         self._keep_undecided(record, job.came)
-        self._tell(job, record, None, started)
+        self._tell(self._seen(job, record))
         return RefusedError(HTTPStatus.INTERNAL_SERVER_ERROR, error, record=record)
 
     def _keep_undecided(self, record: VerdictRecord, since: float) -> None:

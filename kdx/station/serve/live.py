@@ -36,7 +36,7 @@ class Seen:
         data: The body of the request.
         asked: What the request asked for, with the layout of a frame.
         verdict: The verdict; None if the backend failed, or if the image could not be used.
-        milliseconds: The time from the body to the answer.
+        milliseconds: The time from the body to the answer; None where no verdict was reached.
     """
 
     bundle: str
@@ -44,7 +44,7 @@ class Seen:
     data: bytes
     asked: Asked
     verdict: Verdict | None
-    milliseconds: float
+    milliseconds: float | None
 
     @property
     def size(self) -> int:
@@ -164,7 +164,8 @@ class Live:
             self.version += 1
             ours = self._bundles.setdefault(seen.bundle, _OfBundle())
             ours.counts[seen.record.verdict] += 1
-            ours.milliseconds.append(seen.milliseconds)
+            if seen.milliseconds is not None:
+                ours.milliseconds.append(seen.milliseconds)
             ours.scored += 1
             self._shown.append(seen)
             self._bytes += seen.size

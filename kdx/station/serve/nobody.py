@@ -48,5 +48,5 @@ class Nobody:
         record = not_judged(job.shown, error, None, NotJudged.NO_BUNDLE)
         self._figures.no_bundle.inc()
         for observer in self._observers:
-            observer.add(Seen(NO_BUNDLE, record, job.data, job.asked, None, 0.0))
+            observer.add(Seen(NO_BUNDLE, record, job.data, job.asked, None, None))
         return RefusedError(HTTPStatus.NOT_FOUND, error, record=record)

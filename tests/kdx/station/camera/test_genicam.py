@@ -24,7 +24,7 @@ from tests.schema1 import old_bundle
 pytest.importorskip("genicam", reason="the extra camera is not installed")
 pytest.importorskip("harvesters", reason="the extra camera is not installed")
 
-from genicam import gentl
+from genicam import genapi, gentl
 
 from kdx.station.camera.frame_counter import FrameCounter
 from kdx.station.camera.genicam import GenicamCamera, _set_software_trigger
@@ -134,9 +134,21 @@ def test_a_frame_that_comes_too_late_is_thrown_away(opened, monkeypatch):
     camera._has_trigger = True
     assert camera.take(60.0).number == 1
     assert stand_in.done == ["execute"]
-    monkeypatch.setattr("kdx.station.camera.genicam.time", Clock([0.0, 0.0, 0.5, 3.0, 3.0]))
+    monkeypatch.setattr("kdx.station.camera.genicam.time", Clock([0.0, 0.0, 0.5, 3.0, 3.0, 3.0]))
     assert camera.take(2.0) is None
     assert stand_in.done == ["execute", "execute", "stop", "start"]
+
+
+def test_a_frame_that_a_producer_waited_for_too_long_is_thrown_away(opened, monkeypatch):
+    """It measures its timeout by the machine's clock, which may be set back meanwhile."""
+    camera = opened("?serial=1", is_triggered=True)
+    stand_in = standing_in(monkeypatch, camera, None, {"frame_id": 1}, None, {"frame_id": 2})._acquirer
+    camera._has_trigger = True
+    monkeypatch.setattr("kdx.station.camera.genicam.time", Clock([0.0, 0.0, 0.5, 3.0, 3.0]))
+    assert camera.take(2.0) is None
+    assert stand_in.done == ["execute", "stop", "start"]
+    monkeypatch.setattr("kdx.station.camera.genicam.time", Clock([3.0, 3.0, 3.5, 4.0, 4.0]))
+    assert camera.take(2.0).number == 2
 
 
 def test_frames_that_nobody_asked_for_are_thrown_away_before_a_trigger_and_counted(opened, monkeypatch):
@@ -251,10 +263,11 @@ def test_a_buffer_that_cannot_be_read_is_incomplete(opened, monkeypatch):
     assert all(frame.pixels is None and frame.problem.startswith("its buffer cannot be read") for frame in found)
 
 
-def test_a_camera_that_is_gone_is_noticed_by_its_buffers_or_its_registers(opened, monkeypatch):
+@pytest.mark.parametrize("kind", [gentl.IoException, genapi.AccessException])
+def test_a_camera_that_is_gone_is_noticed_by_its_buffers_or_its_registers(opened, monkeypatch, kind):
     camera = standing_in(
-        monkeypatch, opened("?serial=1"), gentl.IoException("unplugged"), None,
-        gentl.InvalidAddressException("no such register"), None, gentl.IoException("unplugged"),
+        monkeypatch, opened("?serial=1"), kind("unplugged"), None,
+        gentl.InvalidAddressException("no such register"), None, kind("unplugged"),
     )  # fmt: skip
     with pytest.raises(CameraGoneError, match="unplugged"):
         camera.grab()

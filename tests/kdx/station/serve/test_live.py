@@ -15,7 +15,7 @@ from kdx.station.serve.live import NO_BUNDLE, Live, Seen
 
 def undecided(data: bytes = b"") -> Seen:
     record = not_judged(Shown(image=None, image_sha256=None), BackendError("lost"), None)
-    return Seen("tile", record, data, Asked(), None, 2.0)
+    return Seen("tile", record, data, Asked(), None, None)
 
 
 def test_counts_are_those_of_the_shift_and_of_each_bundle():
@@ -25,13 +25,22 @@ def test_counts_are_those_of_the_shift_and_of_each_bundle():
     live.refuse(dataclasses.replace(undecided(), bundle="nut"))
     tile, nut = live.shift().bundles
     assert (tile.counts["undecided"], tile.counts["good"], nut.counts["unreadable"]) == (3, 0, 1)
-    assert (tile.p50_ms, nut.p50_ms) == (2.0, None)
+    assert (tile.p50_ms, nut.p50_ms) == (None, None)
     before = live.version
     live.begin_shift()
     tile, nut = live.shift().bundles
     assert not any((*tile.counts.values(), *nut.counts.values()))
     assert live.version > before
     assert len(live.shift().latest) == 3  # the parts are still there to look at
+
+
+def test_times_are_of_parts_that_were_judged():
+    live = Live({"tile": lambda: None})
+    for milliseconds in (None, 2.0, None, None):
+        live.add(dataclasses.replace(undecided(), milliseconds=milliseconds))
+    (tile,) = live.shift().bundles
+    assert (tile.p50_ms, tile.p99_ms) == (2.0, 2.0)
+    assert [glance.milliseconds for glance in live.shift().latest] == [None, None, 2.0, None]
 
 
 def test_the_latest_come_first_and_old_ones_go():

@@ -86,6 +86,12 @@ def test_a_verdict_of_an_earlier_process_is_not_given_to_a_plc_that_takes_young_
     assert [one.part_id for one in plc.taken] == ["new"]
 
 
+def counted(client: Client) -> float:
+    """Return how many verdicts the metrics have counted."""
+    text = client.get("/metrics").body.decode()
+    return sum(float(row.split()[-1]) for row in text.splitlines() if row.startswith("kdx_verdicts_total{"))
+
+
 def test_a_verdict_that_cannot_be_kept_for_the_plc_is_no_verdict(bundle, tmp_path, at, plc, image, monkeypatch):
     is_full = threading.Event()
     post, set_fact = Ledger.post, Ledger.set_fact
@@ -107,10 +113,14 @@ def test_a_verdict_that_cannot_be_kept_for_the_plc_is_no_verdict(bundle, tmp_pat
         assert answer.status == 500
         assert "could not be kept for the PLC" in answer.json["detail"]
         assert answer.json["record"]["verdict"] == "undecided"
+        assert counted(client) == 0
+        (shown,) = server._page._live.shift().bundles
+        assert (shown.counts["undecided"], shown.p50_ms) == (1, None)
         plc.wait_for(lambda: plc.beats[-1][1] == Status.FAULT)
         is_full.clear()
         plc.wait_for(lambda: plc.beats[-1][1] == Status.RUNNING)
         assert client.post("/v1/verdicts?part_id=later", image).status == 200
+        assert counted(client) == 1
         plc.wait_for(lambda: len(plc.taken) > 0)
     assert [one.part_id for one in plc.taken] == ["later"]
 
