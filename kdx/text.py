@@ -94,6 +94,11 @@ def number_of(count: int, text: str) -> str:
     return f"{count:,} {agreeing(count, text)}"
 
 
+def number_of_threads(count: int) -> str:
+    """Return a number of threads in words."""
+    return number_of(count, "[thread|threads]")
+
+
 def interval(low: float | None, high: float | None) -> str:
     """Return an interval for people; an end that is None is not bounded."""
     if low is None or high is None:

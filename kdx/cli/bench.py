@@ -12,7 +12,7 @@ from kdx.cli.output import also_written, make_table, out, print_json, progress_f
 from kdx.cli.shared_options import FORCE_OPTION, JSON_OPTION, batch_sizes, require_effect
 from kdx.errors import OptionError
 from kdx.storage.files import refuse_existing
-from kdx.text import number_of
+from kdx.text import number_of_threads
 
 
 def bench(
@@ -103,8 +103,7 @@ def _report(record: dict[str, Any], output: Path | None, show: Callable[[dict[st
 def _show_stages(record: dict[str, Any]) -> None:
     threads = record["machine"].threads
     table = make_table(
-        f"{record['bundle']}: milliseconds an image and share of it, one image a call, "
-        f"{number_of(threads, '[thread|threads]')}",
+        f"{record['bundle']}: milliseconds an image and share of it, one image a call, {number_of_threads(threads)}",
         *("backend", "input", "networks", "tail", "layout", "total"),
     )
     for stages in record["stages"]:
@@ -126,10 +125,8 @@ def _show_contract(record: dict[str, Any]) -> None:
         f"p{contract.percentile:g} {contract.measured_ms:.2f} ms, p50 {contract.p50_ms:.2f}, "
         f"max {contract.max_ms:.2f}; {contract.late} of {contract.runs} calls were late"
     )
-    out.print(
-        f"from the uint8 array to the verdict, one image a call; {machine.cpu}, "
-        f"{number_of(machine.threads, '[thread|threads]')}"
-    )
+    threads = number_of_threads(machine.threads)
+    out.print(f"from the uint8 array to the verdict, one image a call; {machine.cpu}, {threads}")
 
 
 def _show(record: dict[str, Any]) -> None:
@@ -143,7 +140,5 @@ def _show(record: dict[str, Any]) -> None:
     out.print(table)
     versions = ", ".join(f"{name} {number}" for name, number in machine.versions.items())
     first = record["results"][0]
-    out.print(
-        f"{machine.cpu}, {number_of(machine.threads, '[thread|threads]')}; "
-        f"{first.runs} runs after {first.warm_up} warm-ups; {versions}"
-    )
+    threads = number_of_threads(machine.threads)
+    out.print(f"{machine.cpu}, {threads}; {first.runs} runs after {first.warm_up} warm-ups; {versions}")

@@ -6,7 +6,7 @@ from rich.markup import escape
 
 from kdx.cli.output import make_table, out
 from kdx.imaging.image_size import say_size
-from kdx.text import number_of, percent, spelled
+from kdx.text import number_of_threads, percent, spelled
 from kdx.workflows.fit.advice import quickest_found
 from kdx.workflows.fit.trial_records import LABELLED, FrontierRow, Report
 
@@ -23,10 +23,8 @@ def show_report(report: Report) -> None:
     if report.compact_choice:
         out.print(escape(spelled(report.compact_choice)))
     machine = report.machine
-    out.print(
-        f"from the uint8 array to the verdict, one image a call; {machine.cpu}, "
-        f"{number_of(machine.threads, '[thread|threads]')}"
-    )
+    threads = number_of_threads(machine.threads)
+    out.print(f"from the uint8 array to the verdict, one image a call; {machine.cpu}, {threads}")
     if report.best is None:
         _nothing_kept(report)
         return

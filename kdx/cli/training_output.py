@@ -24,8 +24,6 @@ if TYPE_CHECKING:
 def resumable(context: typer.Context, run: Path, *, resume: bool) -> Iterator[list[Remark]]:
     """Print the command that continues a run if Ctrl-C or a full disk ends its training.
 
-    Memory that the training frees stays with this process.
-
     Args:
         context: The command's context.
         run: The run folder.
