@@ -32,30 +32,31 @@ def _plot(points: list[Point], path: Path) -> None:
     matplotlib.use("Agg")  # without a screen
     from matplotlib import pyplot
 
+    pyplot.rc("axes", labelsize=8)
     figure, axes = pyplot.subplots(figsize=(7.5, 4.5), facecolor="white")
     best = frontier_of(points)
+    slowest = max(points, key=lambda each: each.time["p50_ms"])  # up to which nothing is better than the best
     axes.plot(
-        [each.time["p50_ms"] for each in best], [100 * (each.auroc or 0) for each in best],
+        [each.time["p50_ms"] for each in [*best, slowest]], [100 * (each.auroc or 0) for each in [*best, best[-1]]],
         color=_LINE, linewidth=1, drawstyle="steps-post", label="frontier", zorder=1,
     )  # fmt: skip
     for point in points:
         place = (point.time["p50_ms"], 100 * (point.auroc or 0))
         axes.scatter(*place, color=_KDX if point.is_kdx else _PEER, marker=_MARKERS[point.variant], s=30, zorder=2)
         if point in best or not point.is_kdx:
-            axes.annotate(point.pair, place, xytext=(4, 4), textcoords="offset points", fontsize=6)
+            axes.annotate(point.pair, place, xytext=(0, 5), textcoords="offset points", fontsize=6, ha="center")
     for colour, name in ((_KDX, "kdx"), (_PEER, "peers")):
         axes.scatter([], [], color=colour, label=name)
     for marker, name in zip(_MARKERS.values(), ("FP32", "BF16", "INT8", "INT8 students"), strict=True):
         axes.scatter([], [], color="#777777", marker=marker, label=name)
-    axes.set_xscale("log")
-    axes.set_xlabel("ms from the array to the verdict, p50, one thread", fontsize=8)
-    axes.set_ylabel("image AUROC, percent", fontsize=8)
+    axes.set(xscale="log", xmargin=0.12, xlabel="ms, array to verdict, p50, one thread", ylabel="image AUROC, %")
     machine = machine_text({"machine": points[0].time["timed_on"]}, "onnxruntime", "openvino")
     axes.set_title(f"{points[0].data}\n{machine}", fontsize=8)
-    axes.tick_params(labelsize=7)
+    axes.tick_params(which="both", labelsize=7)
+    axes.xaxis.set(major_formatter="{x:g}", minor_formatter="{x:g}")
     axes.grid(color="#e6e6e6", linewidth=0.6)
     axes.set_axisbelow(True)
-    axes.legend(fontsize=7, frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    axes.legend(fontsize=7, frameon=False, loc="lower right")
     figure.tight_layout()
     for suffix in (".png", ".svg"):
         figure.savefig(path.with_suffix(suffix), dpi=110, facecolor="white")
