@@ -25,8 +25,9 @@ _PARAMETER = re.compile(r"`([a-z][a-z0-9_-]*)(?:=([^`]+))?`")
 # a file name that are not valid text.
 _INTERPRETED = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 # User and password of a URL, or of a path that was made of one. A password may hold any sign. Some
-# cameras want it in the query.
-_PASSWORD = re.compile(r"(?P<user>[A-Za-z][\w.+-]*:/{1,2}[^\s/:@]*):\S*@")
+# cameras want it in the query. Lengths are bounded: without, a long text takes the square of its
+# length.
+_PASSWORD = re.compile(r"(?P<user>(?<![\w.+-])[A-Za-z][\w.+-]{0,31}:/{1,2}[^\s/:@]{0,255}):\S{0,1023}@")
 _IN_QUERY = re.compile(r"(?P<name>[?&](?:pass\w*|pwd|token|secret)=)[^\s&'\"]*", re.IGNORECASE)
 _FORMS = re.compile(r"\[([^][|]*)\|([^][|]*)\]")
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m")

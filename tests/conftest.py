@@ -24,7 +24,6 @@ from PIL import Image, ImageDraw
 
 from kdx.runtime.backend import Backend
 from kdx.runtime.latency import Latency
-from kdx.runtime.machine import usable_cores
 from tests.frames import TILE, write_frames
 from tests.images import cell_paths
 from tests.once import made_once, shared_folder
@@ -87,12 +86,6 @@ LONG_FILES = (
     "kd_train/training/test_tiled_detector.py", "kd_export/precision/test_precision_graphs.py",
     "benchmarks/training/test_run.py",
 )  # fmt: skip
-
-
-@pytest.hookimpl(optionalhook=True)
-def pytest_xdist_auto_num_workers() -> int:
-    """Start one process more than there are cores: tests wait for programs that they start."""
-    return usable_cores() + 1
 
 
 def pytest_configure() -> None:

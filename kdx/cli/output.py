@@ -64,10 +64,14 @@ class SafeConsole(Console):
 class _NoteConsole(SafeConsole):
     """Standard error, without what it cannot write: no note changes a result."""
 
-    @property  # type: ignore[misc]
+    @property
     def file(self) -> IO[str]:
         """Standard error as it is at this moment."""
         return cast("IO[str]", _Notes(super().file))
+
+    @file.setter
+    def file(self, stream: IO[str]) -> None:
+        self._file = stream
 
 
 class _Notes:

@@ -52,6 +52,9 @@ def require_apart_from_images(what: str, output: Path, data: Iterable[Path] = ()
     Raises:
         OutputError: It would lie among images.
     """
+    data = list(data)
+    if any(each.is_file() for each in data):  # refused as such, before anything is written
+        return
     require_apart_from_data(what, output, data, option=option)
     real = Path(os.path.realpath(output))
     works_in = Path.cwd()

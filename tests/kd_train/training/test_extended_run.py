@@ -94,7 +94,7 @@ def test_the_learning_rate_begins_again(extended):
 def test_it_begins_with_the_last_weights_and_an_optimiser_without_state(dataset, short, run, monkeypatch):
     seen = []
 
-    def look(self, epoch, cache):
+    def look(self, epoch, batches, cache):
         seen.append((self._tensors(teacher=False), dict(self.optimiser.state)))
         raise KeyboardInterrupt
 

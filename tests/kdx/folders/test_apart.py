@@ -41,7 +41,7 @@ def test_a_plain_folder_is_images_alone(tmp_path, monkeypatch):
     for known in ([], [tmp_path]):
         with pytest.raises(OutputError, match="would lie among the images"):
             require_apart_from_images("the run", tmp_path / "runs/tile", known)
-    (tmp_path / "fit.json").write_text("{}")  # results with a picture, as kdx fit writes them
+    (tmp_path / "fit.json").write_text("{}", encoding="utf-8")  # results with a picture, as kdx fit writes them
     require_apart_from_images("the run", tmp_path / "runs/tile")
     (tmp_path / "fit.json").unlink()
     monkeypatch.chdir(tmp_path)  # where users work, pictures lie about
@@ -51,7 +51,7 @@ def test_a_plain_folder_is_images_alone(tmp_path, monkeypatch):
 def test_commands_that_write_pictures_refuse_places_among_images(cli, dataset_copy, tiny_run, tmp_path, monkeypatch):
     inside = dataset_copy / "train/good/out"
     catalog = tmp_path / "catalog.toml"
-    catalog.write_text(f"[products.a]\ndata = '{dataset_copy}'\n")
+    catalog.write_text(f"[products.a]\ndata = '{dataset_copy}'\n", encoding="utf-8")
     for command in (
         ("train", dataset_copy, "--out", inside),
         ("distil", dataset_copy, "--out", inside),

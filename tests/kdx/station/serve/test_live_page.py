@@ -180,7 +180,9 @@ def test_an_operator_reviews_by_keyboard(station, browser):
     assert kept.is_file()
     browser.wait_for(f"document.querySelector('#review').dataset.shown !== '{first}'")
     second = browser.run("document.querySelector('#review').dataset.shown")
+    browser.wait_for("!document.querySelector('#later').disabled")  # a part that just appeared takes no key
     browser.press("l")
+    browser.wait_for(f"document.querySelector('#review').dataset.shown !== '{second}'")
     third = browser.run("document.querySelector('#review').dataset.shown")
     assert third not in {first, second}
     browser.run("setTimeout = () => 0")  # the next part that comes in the place of another is never old enough
