@@ -298,7 +298,7 @@ def test_the_whole_command_on_a_miniature(given: list[str], settings: Path, monk
     figures = {
         (part, name, each): row[part][name][each] for part in ("test", "drawn") for name in measured for each in FIGURES
     }
-    # The drawn defects are on the good images that chose the threshold, which say nothing of false rejects.
+    # Drawn defects are on images that chose the threshold: false rejects are not known.
     unknown = {key for key, value in figures.items() if value is None}
     assert unknown == {("drawn", name, "false_reject_rate") for name in measured}
     assert all(0 <= value <= 1 for value in figures.values() if value is not None)
