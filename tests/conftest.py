@@ -90,16 +90,9 @@ LONG_FILES = (
 
 def pytest_configure() -> None:
     """Let Ctrl-C reach this process and those that it starts: the job of a shell that was started
-    in the background ignores it, and so would they.
-
-    Freed memory is kept, as by the commands that train.
-    """
+    in the background ignores it, and so would they."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
-    if find_spec("torch") is not None:
-        from kd_train.training.freed_memory import keep_freed_memory
-
-        keep_freed_memory()
 
 
 @pytest.hookimpl(wrapper=True)
