@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @contextlib.contextmanager
 def resumable(context: typer.Context, run: Path, *, resume: bool) -> Iterator[list[Remark]]:
-    """Print the command that continues a run if Ctrl-C or a full disk ends its training.
+    """Keep freed memory, and print what continues a run if Ctrl-C or a full disk ends its training.
 
     Args:
         context: The command's context.

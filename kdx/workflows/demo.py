@@ -14,7 +14,7 @@ from kdx.folders.apart import require_apart_from_images
 from kdx.imaging.image_size import show_size
 from kdx.progress import Progress
 from kdx.storage.json_output import write_json
-from kdx.text import number, number_of, percent
+from kdx.text import number, number_of, number_of_threads, percent
 from kdx.workflows.packages import needs
 
 BUNDLE = "cells.kdx"
@@ -226,8 +226,7 @@ class Demo:
             candidates, bundle.golden().images, batches=(1,), runs=self.size.bench_runs, progress=self.progress
         )
         self._say(
-            f"[bold]7 bench[/]     batch 1, {number_of(threads, '[thread|threads]')}, "
-            f"milliseconds from uint8 image to score:"
+            f"[bold]7 bench[/]     batch 1, {number_of_threads(threads)}, milliseconds from uint8 image to score:"
         )
         return {"machine": describe_machine(threads, {}), "results": results}
 

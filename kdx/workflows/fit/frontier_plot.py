@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from kdx.bundle.variants import PRECISIONS
 from kdx.storage.files import write_atomic
-from kdx.text import number_of
+from kdx.text import number_of_threads
 from kdx.workflows.fit.trial_records import FrontierRow, Report
 
 if TYPE_CHECKING:
@@ -61,10 +61,8 @@ def draw(report: Report) -> Figure:
     right = max([report.budget_ms, *(_x(row) for row in report.rows)])
     axes.set_xlim(0, right * 1.12)
     axes.margins(y=0.12)
-    axes.set_xlabel(
-        f"milliseconds from array to verdict, p{report.percentile:g}, "
-        f"{number_of(report.machine.threads, '[thread|threads]')}"
-    )
+    threads = number_of_threads(report.machine.threads)
+    axes.set_xlabel(f"milliseconds from array to verdict, p{report.percentile:g}, {threads}")
     axes.set_ylabel(f"image AUROC in percent, {report.evidence}")
     axes.set_title(f"{Path(report.data).name}: accuracy and latency on {report.machine.cpu}", fontsize=10)
     axes.grid(alpha=0.25, linewidth=0.6)

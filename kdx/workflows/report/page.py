@@ -149,7 +149,7 @@ def notes_of(content: Content) -> list[str]:
     elif threshold.defects is not None:
         found.append(
             f"The threshold was chosen on {number_of(threshold.defects.images, 'defective [image|images]')} "
-            f"(--with-defects): it fits "
+            "(--with-defects): it fits "
             "those and promises no rate. The command below sets one from good images alone."
         )
     uncertain = validity.why_uncertain

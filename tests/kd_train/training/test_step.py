@@ -12,7 +12,6 @@ from torch import nn
 
 from kd_train.data.damage import StudentDamage
 from kd_train.data.image_set import ImageSet
-from kd_train.models.pair import Pair
 from kd_train.training import step_losses
 from kd_train.training.feature_cache import FeatureCache
 from kd_train.training.options import TrainOptions
@@ -77,7 +76,6 @@ def test_losses_of_a_cpu_are_known_after_each_step():
 @pytest.mark.parametrize(("step", "known_after"), [(0, 3), (2, 3), (4, 6), (7, 8)])
 def test_the_first_loss_that_is_not_finite_is_named_however_late_it_is_read(monkeypatch, bad, step, known_after):
     monkeypatch.setattr(step_losses, "_STEPS_UNREAD", 3)
-    monkeypatch.setattr(StepLosses, "_values", None, raising=False)
     losses = StepLosses([1] * 8, META)
     losses._values = torch.zeros(8)  # values that can be read, with the habits of another device
     for count in range(1, known_after + 1):
@@ -176,7 +174,7 @@ def test_a_compact_teacher_learns_in_bf16_too_and_int8_students_do_not(dataset, 
     }  # fmt: skip
 
 
-def losses_on(device: torch.device, run: Path, pair: Pair | None = None) -> list[float]:
+def losses_on(device: torch.device, run: Path) -> list[float]:
     trainer = trainer_of(run, device, 0.5)
     return [float(loss) for loss in trainer._train_epoch(1, [[0, 1, 2], [3, 4, 5]], None)]
 
