@@ -40,12 +40,6 @@ def multiply_adds(graph: Path) -> dict[str, int]:
 def parameters(graph: Path) -> int:
     """Count the weights of the networks' convolutions; the constants of the tail do not count."""
     model = onnx.load(graph)
-    sizes = {tensor.name: math.prod(tensor.dims) for tensor in model.graph.initializer}
-    used = {
-        name
-        for node in model.graph.node
-        if node.op_type in {"Conv", "ConvTranspose"} and node.name.startswith(PAIR)
-        for name in node.input[1:]
-        if name in sizes
-    }
-    return sum(sizes[name] for name in used)
+    convolutions = [node for node in model.graph.node if node.op_type in {"Conv", "ConvTranspose"}]
+    used = {name for node in convolutions if node.name.startswith(PAIR) for name in node.input[1:]}
+    return sum(math.prod(tensor.dims) for tensor in model.graph.initializer if tensor.name in used)

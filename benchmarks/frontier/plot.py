@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from benchmarks.frontier.points import Point, frontier_of
+from benchmarks.frontier.points import VARIANTS, Point, frontier_of
 from benchmarks.markdown import machine_text
 
 # Distinct in print, and for the colour-blind.
@@ -27,13 +27,10 @@ def plot_frontiers(points: list[Point], folder: Path) -> None:
 
 
 def _plot(points: list[Point], path: Path) -> None:
-    import matplotlib
+    from matplotlib.figure import Figure  # needs no screen, unlike pyplot
 
-    matplotlib.use("Agg")  # without a screen
-    from matplotlib import pyplot
-
-    pyplot.rc("axes", labelsize=8)
-    figure, axes = pyplot.subplots(figsize=(7.5, 4.5), facecolor="white")
+    figure = Figure(figsize=(7.5, 4.5), facecolor="white")
+    axes = figure.subplots()
     best = frontier_of(points)
     slowest = max(points, key=lambda each: each.time["p50_ms"])  # up to which nothing is better than the best
     axes.plot(
@@ -45,10 +42,9 @@ def _plot(points: list[Point], path: Path) -> None:
         axes.scatter(*place, color=_KDX if point.is_kdx else _PEER, marker=_MARKERS[point.variant], s=30, zorder=2)
         if point in best or not point.is_kdx:
             axes.annotate(point.pair, place, xytext=(0, 5), textcoords="offset points", fontsize=6, ha="center")
-    for colour, name in ((_KDX, "kdx"), (_PEER, "peers")):
-        axes.scatter([], [], color=colour, label=name)
-    for marker, name in zip(_MARKERS.values(), ("FP32", "BF16", "INT8", "INT8 students"), strict=True):
-        axes.scatter([], [], color="#777777", marker=marker, label=name)
+    precisions = [("#777777", marker, VARIANTS[variant]) for variant, marker in _MARKERS.items()]
+    for colour, marker, name in [(_KDX, "o", "kdx"), (_PEER, "o", "peers"), *precisions]:
+        axes.scatter([], [], color=colour, marker=marker, label=name)
     axes.set(xscale="log", xmargin=0.12, xlabel="ms, array to verdict, p50, one thread", ylabel="image AUROC, %")
     machine = machine_text({"machine": points[0].time["timed_on"]}, "onnxruntime", "openvino")
     axes.set_title(f"{points[0].data}\n{machine}", fontsize=8)
@@ -60,4 +56,3 @@ def _plot(points: list[Point], path: Path) -> None:
     figure.tight_layout()
     for suffix in (".png", ".svg"):
         figure.savefig(path.with_suffix(suffix), dpi=110, facecolor="white")
-    pyplot.close(figure)

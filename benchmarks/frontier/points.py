@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import product
 from statistics import mean
 from typing import Any
 
 from benchmarks.results import Result, result_file
 
 Row = dict[str, Any]
+Training = tuple[str, str, str]
 # The results that have kdx's own points, beside those of the frontier itself.
 SOURCES = ("frontier", "compact", "accuracy")
 VARIANTS = {"fp32": "FP32", "bf16": "BF16", "int8": "INT8", "students": "INT8 students"}
@@ -59,14 +61,22 @@ class Point:
 
 
 def all_points(records: Sequence[Row] | None = None) -> list[Point]:
-    """Return the points of some results, by default all that are there, most accurate first."""
+    """Return the points of some results, by default all that are there, most accurate first.
+
+    A training that is in several results is one point, with all its seeds and the latency of the
+    first result that has one: two results may come from two machines.
+    """
     if records is None:
         files = [file for file in map(result_file, SOURCES) if file.is_file()]
         records = [Result.load(file).record for file in files]
     titles = {data: about["title"] for record in records for data, about in record["data_sets"].items()}
-    points = [point for record in records for point in _points_of(record, titles)]
+    found: dict[str, dict[Training, list[Row]]] = {"rows": {}, "latency": {}, "sizes": {}}
+    for record, (part, known) in product(records, found.items()):
+        for about, rows in _by_training(record["found"].get(part, [])).items():
+            seeds = {row.get("seed") for row in known.get(about, [])}
+            known.setdefault(about, []).extend(row for row in rows if row.get("seed") not in seeds)
     order = list(titles.values())
-    return sorted(points, key=lambda point: (order.index(point.data), -(point.auroc or 0), point.pair))
+    return sorted(_points_of(found, titles), key=lambda each: (order.index(each.data), -(each.auroc or 0), each.pair))
 
 
 def frontier_of(points: Sequence[Point]) -> list[Point]:
@@ -78,29 +88,28 @@ def frontier_of(points: Sequence[Point]) -> list[Point]:
     return best
 
 
-def _points_of(record: Row, titles: dict[str, str]) -> Iterator[Point]:
-    found = record["found"]
-    timed = [row for row in found.get("latency", []) if row["threads"] == 1 and row["p50_ms"]]
-    times, sizes = _by_training(timed), _by_training(found.get("sizes", []))
-    for about, rows in _by_training(found.get("rows", [])).items():
-        size = {variant: size for row in sizes.get(about, []) for variant, size in row["graph_bytes"].items()}
+def _points_of(found: dict[str, dict[Training, list[Row]]], titles: dict[str, str]) -> Iterator[Point]:
+    for about, rows in found["rows"].items():
+        sizes, times = (found[part].get(about, []) for part in ("sizes", "latency"))
+        size = {variant: size for row in sizes for variant, size in row["graph_bytes"].items()}
+        timed = [row for row in times if row["threads"] == 1 and row["p50_ms"]]
         for variant in VARIANTS:
             judged = [row["test"][variant].get("backend", "openvino") for row in rows if variant in row["test"]]
-            mine = [row for row in times.get(about, []) if row["precision"] == variant]
+            mine = [row for row in timed if row["precision"] == variant]
             mine = [row for row in mine if not judged or row["backend"] in judged]
             if mine or judged:
                 time = min(mine, key=lambda row: row["p50_ms"], default={})
                 yield Point(titles[rows[0]["data"]], rows[0]["pair"], variant, rows, time, size.get(variant))
 
 
-def _by_training(rows: Sequence[Row]) -> dict[tuple[str, ...], list[Row]]:
+def _by_training(rows: Sequence[Row]) -> dict[Training, list[Row]]:
     """Group rows by their training; that of other options is another one."""
-    groups: dict[tuple[str, ...], list[Row]] = {}
+    groups: dict[Training, list[Row]] = {}
     for row in rows:
         groups.setdefault(training_of(row), []).append(row)
     return groups
 
 
-def training_of(row: Row) -> tuple[str, ...]:
+def training_of(row: Row) -> Training:
     """Return data set, pair and options, STPM being the method where none is named."""
     return row["data"], row["pair"], json.dumps({"method": "stpm", **row.get("asked", {})}, sort_keys=True)

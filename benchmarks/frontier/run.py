@@ -12,12 +12,12 @@ the commands of kdx call: on the test images, and on held-out good images with d
 choice was made on test images, what gives kdx's score of two data sets: compact.toml says which.
 Peers train on the same images and run their own exports, in their own Python, because they need
 other versions of packages; kdx's evaluation judges them, at a threshold from the same held-out
-images. Then the variants of each pair are timed in turns.
+images. Then all variants of a data set's pairs are timed in turns.
 
 Writes ``results/NAME.json`` after every part, and a figure for each data set whose points are
 timed. A second call measures what is missing, and resumes a training of kdx that it finds in
 --work; rows of other options stay. What one machine could not run is tried again on another CPU.
-Before a latency is replaced, the file is copied to ``FILE.old``. The trainings take hours; the
+Before a latency is replaced, the file is copied to ``FILE.old``. Trainings take hours, and the
 latency needs a quiet machine.
 """
 
@@ -28,6 +28,7 @@ import os
 import shutil
 import sys
 from argparse import ArgumentParser, Namespace
+from operator import methodcaller
 from pathlib import Path
 from typing import Any
 
@@ -51,8 +52,6 @@ from kdx.storage.locks import locked
 
 PACKAGES = ("kdx", "numpy", "onnxruntime", "openvino", "timm", "torch")
 CELLS, TILES = "elpv_mono", "tiles"
-# So many pairs are timed in turns; all their variants are loaded meanwhile.
-_TOGETHER = 4
 # By what a row of each part is the same one, measured again, beside its data set, pair and options.
 _KEYS = {"rows": ("seed",), "sizes": (), "latency": ("precision", "backend", "threads")}
 Row = dict[str, Any]
@@ -61,12 +60,10 @@ Row = dict[str, Any]
 def options_parser(name: str) -> ArgumentParser:
     """Return the options of a benchmark that trains what a settings file names."""
 
-    def names(text: str) -> list[str]:
-        return text.split(",")
-
     def numbers(text: str) -> list[int]:
-        return [int(number) for number in names(text)]
+        return [int(number) for number in text.split(",")]
 
+    names = methodcaller("split", ",")
     parser, settings = parser_of(__doc__, runs=300), Path(__file__).with_name(f"{name}.toml")
     parser.add_argument("data", type=Path, help="Folder with a folder for each data set.")
     parser.add_argument("--work", type=Path, default=Path(f"{name}-work"), help="Where runs and bundles are kept.")
@@ -85,8 +82,7 @@ def options_parser(name: str) -> ArgumentParser:
 
 def main() -> None:
     """Measure what the result lacks, and draw the frontiers."""
-    name = sys.argv[0].split()[-1]
-    arguments = options_parser(name).parse_args()
+    arguments = options_parser(name := sys.argv[0].split()[-1]).parse_args()
     benchmark = FrontierBenchmark(name, arguments)
     if arguments.only != "latency":
         benchmark.run(again=arguments.again)
@@ -182,9 +178,9 @@ class FrontierBenchmark:
             self.result.put(**{name: list(rows.values()) for name, rows in merged.items()})
 
     def time(self, threads: list[int], runs: int, *, again: bool = False) -> None:
-        """Time a few pairs after the other, with the first seed, where this machine has not yet.
+        """Time what lacks this machine's latency, with the first seed, where all was measured.
 
-        Pairs that are not measured whole have to wait, because their variants are timed in turns.
+        All variants of a data set are loaded meanwhile.
         """
         machine = machine_of(1, PACKAGES)
         del machine["threads"]  # a latency has its own
@@ -200,12 +196,11 @@ class FrontierBenchmark:
                     lacking.setdefault(tuple(each for each in threads if each not in timed), []).append(pair)
             lacking.pop((), None)
             for counts, pairs in lacking.items():
-                for some in (pairs[start : start + _TOGETHER] for start in range(0, len(pairs), _TOGETHER)):
-                    print(f"== {data}: {', '.join(some)}", flush=True)
-                    made = {pair: self.training(keys[pair]) for pair in some}
-                    latency = time_variants({pair: each.variants() for pair, each in made.items()}, counts, runs)
-                    sizes = [{**about[pair], **each.size()} for pair, each in made.items()]
-                    self.keep(latency=[{**about[row["pair"]], **row} for row in latency], sizes=sizes)
+                print(f"== {data}: {', '.join(pairs)}", flush=True)
+                made = {pair: self.training(keys[pair]) for pair in pairs}
+                latency = time_variants({pair: each.variants() for pair, each in made.items()}, counts, runs)
+                sizes = [{**about[pair], **each.size()} for pair, each in made.items()]
+                self.keep(latency=[{**about[row["pair"]], **row} for row in latency], sizes=sizes)
 
     def bundle(self, key: Key) -> Path:
         """Return where a training's bundle is, or will be: with other options in another folder."""

@@ -37,7 +37,8 @@ class PairSettings(msgspec.Struct, forbid_unknown_fields=True):
 class Settings(msgspec.Struct, forbid_unknown_fields=True):
     """A settings file, such as ``accuracy.toml`` of this folder.
 
-    Precisions are those of ``kdx export``, and ``students`` for INT8 students.
+    Precisions are those of ``kdx export``, and ``students`` for INT8 students. Another file's pairs
+    come first where that file is included: they are trained and timed beside the others.
     """
 
     false_reject_rate: float
@@ -45,11 +46,20 @@ class Settings(msgspec.Struct, forbid_unknown_fields=True):
     seeds: list[int]
     pairs: dict[str, PairSettings]
     data_sets: dict[str, DataSet]
+    include: str = ""
 
     @classmethod
     def read(cls, path: Path) -> Self:
-        """Read a file."""
-        return msgspec.toml.decode(path.read_bytes(), type=cls)
+        """Read a file, and the one that it includes."""
+        settings = msgspec.toml.decode(path.read_bytes(), type=cls)
+        if settings.include:
+            other = cls.read(path.with_name(settings.include))
+            settings.pairs = {**other.pairs, **settings.pairs}
+            for name, data in settings.data_sets.items():
+                if data.options != other.data_sets[name].options:
+                    raise ValueError(f"{path.name} and {settings.include} have other options for {name}")
+                data.recipes = {**other.data_sets[name].recipes, **data.recipes}
+        return settings
 
     def trainings(self, data_sets: list[str], pairs: list[str], seeds: list[int]) -> dict[Key, Options]:
         """Return the options of ``kdx train`` for each training, one seed after the other.

@@ -182,12 +182,9 @@ def _build(bundle: str, level: int) -> list[str]:
 def _add(total: Row, row: Row) -> None:
     """Add a chunk of a target's files to what was found before."""
     for key, value in row.items():
-        if key in {"slowest_ms", "memory_mb"}:
-            total[key] = max(total.get(key, 0.0), value)
-        elif isinstance(value, (int, list)):
-            total[key] = total.get(key, type(value)()) + value
-        else:
-            total[key] = value
+        known = total.get(key, type(value)())
+        added = known + value if isinstance(value, (int, list)) else value
+        total[key] = max(known, value) if key in {"slowest_ms", "memory_mb"} else added
 
 
 def main() -> None:

@@ -82,6 +82,14 @@ def test_latency_and_size_belong_to_the_options_they_were_measured_with(points: 
     assert [(point.variant, point.time, point.bytes) for point in other] == [("fp32", {}, None), ("int8", {}, None)]
 
 
+def test_a_training_of_two_results_is_one_point_with_the_first_latency() -> None:
+    first = record([row("small", 0.94)], [timed("small", "fp32", 4.0)])
+    second = record([row("small", 0.9), row("small", 0.96, 1)], [timed("small", "fp32", 1.0)])
+    point = all_points([first, second])[0]
+    assert [each["image_auroc"] for each in point.figures] == [0.94, 0.96]
+    assert (point.time["p50_ms"], point.bytes) == (4.0, 4_300_000)
+
+
 def test_no_point_of_the_frontier_is_slower_and_less_accurate_than_another(points: list[Point]) -> None:
     best = frontier_of(points)
     assert [(point.pair, point.variant) for point in best] == [("small", "int8"), ("small", "fp32")]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import msgspec
@@ -30,6 +31,20 @@ def test_unknown_names_are_refused(settings: Path) -> None:
     settings.write_text(settings.read_text(encoding="utf-8").replace("title =", "name ="), encoding="utf-8")
     with pytest.raises(msgspec.ValidationError, match="unknown field `name`"):
         Settings.read(settings)
+
+
+def test_an_included_file_adds_its_pairs_on_the_same_images(settings: Path) -> None:
+    file = settings.with_name("peers.toml")
+    peers = settings.read_text(encoding="utf-8").replace("seeds =", 'include = "settings.toml"\nseeds =')
+    peers = re.sub(r"^(leader|small) = .*$|^recipes.*$", "", peers, flags=re.MULTILINE)
+    file.write_text(peers.replace("[pairs]", '[pairs]\npeer = { options = { peer = "toy" } }'), encoding="utf-8")
+    read = Settings.read(file)
+    assert list(read.pairs) == ["leader", "small", "peer"]
+    asked, own = read.trainings([], [], [0]), Settings.read(settings).trainings([], [], [0])
+    assert {key: asked[key] for key in own} == own
+    file.write_text(file.read_text(encoding="utf-8").replace("image_size = 64", "image_size = 32"), encoding="utf-8")
+    with pytest.raises(ValueError, match=r"peers\.toml and settings\.toml have other options for cells"):
+        Settings.read(file)
 
 
 @pytest.mark.parametrize("name", ["accuracy", "compact"])
