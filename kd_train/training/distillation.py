@@ -41,6 +41,8 @@ from kdx.progress import SILENT, Progress
 from kdx.storage.files import sha256_bytes
 from kdx.storage.json_records import RUN_INDEX
 
+# What the display of progress calls this training.
+TASK = "compact teacher"
 # The number of held-out images on which the finished teacher is compared with its source.
 _MOST_COMPARED = 64
 
@@ -181,7 +183,7 @@ def distil(
         held_out,
         device=device,
         memory_mib=memory_mib,
-        task="compact teacher",
+        task=TASK,
         progress=progress,
         profiler=profiler,
     )

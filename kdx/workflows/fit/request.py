@@ -49,7 +49,7 @@ class FitRequest:
         sizes: Sizes at which the networks run, in pixels.
         precisions: Precisions to try; FP32, which every bundle holds, is always among them.
         threads: Threads of each backend.
-        hours: When they are spent, no further training begins; None for no limit, 0 for what is
+        hours: No training begins that would not end within them; None for no limit, 0 for what is
             trained already.
         false_reject_rate: Share of good parts that may be rejected.
         force: Discard what an earlier call left.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import time
 from collections.abc import Callable, Mapping
 
 import msgspec
@@ -22,6 +21,7 @@ from kdx.storage.json_records import now
 from kdx.workflows.fit.advice import advice, next_command, reason_of, teacher_lines, trial_line
 from kdx.workflows.fit.best import keep_best
 from kdx.workflows.fit.compact_choice import compact_choice
+from kdx.workflows.fit.deadline import Deadline, TooLongError
 from kdx.workflows.fit.fit_folder import FitFolder
 from kdx.workflows.fit.frontier import next_to_train, rows_of, with_frontier
 from kdx.workflows.fit.frontier_plot import write_plots
@@ -56,7 +56,7 @@ def fit(request: FitRequest, progress: Progress, say: Callable[[str], None]) -> 
         KdxError: Invalid options or data, an output folder of something else, or no candidate at
             all.
     """
-    started = time.monotonic()
+    deadline = Deadline(request.hours)
     keep_freed_memory()
     request = checked(request)
     if not any(info.is_usable() and not info.needs_gpu for info in BACKENDS.values()):
@@ -70,40 +70,46 @@ def fit(request: FitRequest, progress: Progress, say: Callable[[str], None]) -> 
         screened = screen(request, material, folder, _screening_key(request, material, machine), progress)
         passed = [one for one in screened if one.outcome == "may keep"]
         say(f"{len(passed)} of {len(screened)} candidates may keep {request.budget_ms:g} ms at p{request.percentile:g}")
-        workshop = Workshop(request, material, folder, machine, progress, say)
-        trials, dropped = _train_in_order(workshop, passed, started)
+        workshop = Workshop(request, material, folder, machine, progress, say, deadline)
+        trials, dropped = _train_in_order(workshop, passed)
         trials = {one.candidate: _undisturbed(workshop, one, trials) for one in passed if one.candidate in trials}
     return _report(workshop, screened, trials, dropped)
 
 
-def _train_in_order(
-    workshop: Workshop, passed: list[Screened], started: float
-) -> tuple[dict[MethodSize, Trial], list[Dropped]]:
-    """Make every trial, the most promising first, until the hours are spent."""
-    request, say = workshop.request, workshop.say
+def _train_in_order(workshop: Workshop, passed: list[Screened]) -> tuple[dict[MethodSize, Trial], list[Dropped]]:
+    """Make every trial that ends within the hours, the most promising first.
+
+    A pair whose largest size would take too long has its next smaller one tried in its place.
+    """
+    request, deadline, say = workshop.request, workshop.deadline, workshop.say
     waiting = {one.candidate: one for one in passed}
     trials: dict[MethodSize, Trial] = {}
     dropped: list[Dropped] = []
     while waiting:
         latencies = [(candidate, _latency(one)) for candidate, one in waiting.items()]
-        results = [*((c, _accuracy(trial)) for c, trial in trials.items()), *((d.candidate, _FAILED) for d in dropped)]
-        candidate = next_to_train(latencies, results)
+        failed = [(each.candidate, _FAILED) for each in dropped if each.cause == "failed"]
+        candidate = next_to_train(latencies, [*((c, _accuracy(trial)) for c, trial in trials.items()), *failed])
         screened = waiting.pop(candidate)
-        spent = (time.monotonic() - started) / 3600
-        if request.hours is not None and spent >= request.hours and not workshop.is_trained(screened):
+        drop = Dropped(candidate=candidate, reason="", measured_ms=_latency(screened))
+        if deadline.left_s == 0 and not workshop.is_trained(screened):
             reason = f"not trained: the {request.hours:g} hours were spent"
-            dropped.append(Dropped(candidate=candidate, reason=reason, cause="hours", measured_ms=_latency(screened)))
+            dropped.append(msgspec.structs.replace(drop, reason=reason, cause="hours"))
             continue
         say(f"[{len(passed) - len(waiting)}/{len(passed)}] {candidate}")
         try:
             trials[candidate] = workshop.trial(screened)
+            deadline.took(candidate, trials[candidate].seconds)
             say(trial_line(trials[candidate]))
             for line in teacher_lines(trials[candidate]):
                 say(line)
+        except TooLongError as error:
+            deadline.took(candidate, error.seconds)
+            dropped.append(msgspec.structs.replace(drop, reason=f"not trained: {error}", cause="hours"))
+            say(f"{candidate} is not trained: {error}")
         except OSError:  # a full disk is nobody's fault but the disk's
             raise
         except Exception as error:  # training and export can fail differently with every backbone
-            dropped.append(Dropped(candidate=candidate, reason=reason_of(error), measured_ms=_latency(screened)))
+            dropped.append(msgspec.structs.replace(drop, reason=reason_of(error)))
             say(f"{candidate} failed: {reason_of(error)}")
         gc.collect()
     return trials, dropped

@@ -27,6 +27,7 @@ from kdx.workflows.calibrate import CalibrationRequest, calibrate_each
 from kdx.workflows.export import export_run
 from kdx.workflows.fit.accuracy_images import AccuracyImages, find_accuracy_images
 from kdx.workflows.fit.cpu_timing import cpu_backend_precision_pairs, time_precision
+from kdx.workflows.fit.deadline import Deadline, TooLongError
 from kdx.workflows.fit.fit_folder import FitFolder
 from kdx.workflows.fit.material import Material
 from kdx.workflows.fit.request import FitRequest
@@ -47,6 +48,7 @@ class Workshop:
         machine: Where latencies are measured.
         progress: Shows the work.
         say: Takes lines on what is done.
+        deadline: When the search ends.
         accuracy_images: What accuracy is measured on; None until a run names its held-out images.
     """
 
@@ -56,6 +58,7 @@ class Workshop:
     machine: Machine
     progress: Progress
     say: Callable[[str], None]
+    deadline: Deadline
     accuracy_images: AccuracyImages | None = None
 
     def is_trained(self, screened: Screened) -> bool:
@@ -76,12 +79,14 @@ class Workshop:
 
         Raises:
             KdxError: Training, export, calibration or evaluation failed.
+            TooLongError: The training would end after the search. Its complete epochs are kept.
         """
         candidate = screened.candidate
         if not self.is_trained(screened):
+            self.deadline.require_time(candidate)
             options = self.request.options_of(candidate)
             self.folder.run(candidate).parent.mkdir(parents=True, exist_ok=True)
-            train(self.request.data, self.folder.run(candidate), options, self.progress)
+            train(self.request.data, self.folder.run(candidate), options, self.deadline.watched(self.progress))
             gc.collect()  # the trainer's images and features, before anything else takes memory
         run = Run(self.folder.run(candidate))
         if self.accuracy_images is None:
@@ -185,9 +190,11 @@ class Workshop:
             resume=True,
         )
         try:
-            quantize_run(run.path, options, progress=self.progress)
+            quantize_run(run.path, options, progress=self.deadline.watched(self.progress))
         except KdxError as error:
             return f"its students could not be trained as INT8: {error.message}"
+        except TooLongError as error:
+            return f"its students were not trained as INT8: {error}"
         gc.collect()
         return ""
 

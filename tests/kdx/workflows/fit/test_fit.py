@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -234,6 +236,21 @@ def test_spent_hours_begin_no_training_but_report_on_what_is_trained(fitted, out
     report = fit(fitted.data, out, "--hours", 0, "--json").json
     assert [row["candidate"]["size"] for row in report["rows"]] == [64]
     assert any("hours were spent" in d["reason"] and d["candidate"]["size"] == 32 for d in report["dropped"])
+
+
+@pytest.mark.slow
+def test_what_would_end_after_the_hours_is_stopped_and_more_hours_train_it(tmp_path, screening, monkeypatch):
+    data, out = write_dataset(tmp_path / "cells"), tmp_path / "out"
+    seconds = iter(range(0, 10**6, 100))  # a step seems to take hundreds of seconds
+    with monkeypatch.context() as patch:
+        patch.setattr("kdx.workflows.fit.deadline.time", SimpleNamespace(monotonic=lambda: next(seconds)))
+        result = fit(data, out, "--hours", 0.3, code=1)
+    dropped = {each["candidate"]["size"]: each for each in report_of(out)["dropped"]}
+    assert re.fullmatch(r"not trained: it would take about \d+ min, and \d+ min are left", dropped[64]["reason"])
+    assert f"stpm 64 is {dropped[64]['reason']}" in result.stderr
+    assert {each["cause"] for size, each in dropped.items() if size < 96} == {"hours"}
+    assert "more time for training" in result.stdout
+    assert [row["candidate"]["size"] for row in fit(data, out, "--hours", 99, "--json").json["rows"]] == [32, 64]
 
 
 def test_other_settings_are_refused_in_the_same_folder(fitted, out):
