@@ -140,8 +140,13 @@ def share_interval(events: int, trials: int) -> tuple[float, float]:
 
 
 def lowest_rate(images: int) -> float:
-    """Return the lowest false-reject rate that so many held-out good images promise, rounded up."""
-    return math.ceil(1e4 / (images + 1)) / 1e4
+    """Return the lowest false-reject rate that so many held-out good images promise.
+
+    It is rounded up to two digits, as somebody would type it.
+    """
+    rate = 1 / (images + 1)
+    scale = 10.0 ** (1 - math.floor(math.log10(rate)))
+    return math.ceil(round(rate * scale, 9)) / scale
 
 
 def images_to_promise(false_reject_rate: float) -> int:

@@ -15,6 +15,7 @@ from kd_train.data.odd_images import handle_odd_images
 from kd_train.data.parts import parts_of
 from kd_train.datasets import open_data
 from kd_train.recipes import Recipe
+from kdx.calibration.rates import images_to_promise, lowest_rate
 from kdx.errors import DataError, ImageError
 from kdx.folders.copies import between, within
 from kdx.folders.data_folder import ImageFolder, require_good
@@ -111,7 +112,7 @@ def read_material(request: FitRequest, progress: Progress) -> tuple[Material, Fi
         seed=options.seed,
         parts=parts.by_image,
     )
-    if len(held_out) < _needed(request.false_reject_rate):
+    if len(held_out) < images_to_promise(request.false_reject_rate):
         raise _too_few(different, len(held_out), request.false_reject_rate)
     remarks = (*folder.remarks, *odd_remarks, *parts.remarks, *within(good), *between(folder, good, progress))
     decided = replace(request, training=replace(options, validation_fraction=share))
@@ -120,21 +121,15 @@ def read_material(request: FitRequest, progress: Progress) -> tuple[Material, Fi
 
 def _share(images: int, false_reject_rate: float) -> float:
     """Return the usual share, or more where the false-reject rate needs more images, up to half."""
-    needed = _needed(false_reject_rate)
+    needed = images_to_promise(false_reject_rate)
     if needed > _MOST_HELD_OUT * images:
         raise _too_few(images, int(_MOST_HELD_OUT * images), false_reject_rate)
     return max(_HELD_OUT, math.ceil(1e4 * needed / images) / 1e4)
 
 
-def _needed(false_reject_rate: float) -> int:
-    """Return how many held-out images a threshold needs; see :mod:`kdx.calibration.rates`."""
-    return math.ceil(1 / false_reject_rate - 1 - 1e-9)
-
-
 def _too_few(images: int, held_out: int, false_reject_rate: float) -> DataError:
-    needed = _needed(false_reject_rate)
-    possible = math.ceil(1e4 / (held_out + 1)) / 1e4
-    rate = f"ask for `false_reject_rate={possible:g}`" if held_out and possible < 1 else ""
+    needed = images_to_promise(false_reject_rate)
+    rate = f"ask for `false_reject_rate={lowest_rate(held_out):g}`" if held_out else ""
     return DataError(
         f"too few good images for a false-reject rate of {false_reject_rate:g}",
         expected=f"at least {needed} to hold out for the threshold, and as many to train on",

@@ -28,10 +28,13 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     return clock
 
 
-def train(deadline: Deadline, clock: Clock, *, step_s: float, steps: int = 100, task: str = "training") -> int:
-    """Return how many steps of a training are done before it is stopped, or all."""
-    done = 0
-    with deadline.watched(SILENT).task(task, steps) as shown:
+def train(
+    deadline: Deadline, clock: Clock, *, step_s: float, steps: int = 100, task: str = "training", before_s: float = 0
+) -> int:
+    """Return how many steps of a training were done."""
+    done, progress = 0, deadline.watched(SILENT)
+    clock.now += before_s  # decoding, the teacher's features
+    with progress.task(task, steps) as shown:
         for _ in range(steps):
             clock.now += step_s
             shown.advance()
@@ -53,13 +56,9 @@ def test_a_training_that_would_end_too_late_is_stopped_when_its_speed_is_known(c
 
 
 def test_the_time_before_a_task_counts(clock: Clock) -> None:
-    shown = (deadline := Deadline(1)).watched(SILENT)
-    clock.now += 600  # decoding, the teacher's features
-    assert deadline.left_s == 3000
-    with pytest.raises(TooLongError, match="about 61 min, and 60 min"), shown.task("training", 100) as task:
-        for _ in range(100):
-            clock.now += 30.5
-            task.advance()
+    assert train(Deadline(1), clock, step_s=30.5) == 100
+    with pytest.raises(TooLongError, match="about 61 min, and 60 min"):
+        train(Deadline(1), clock, step_s=30.5, before_s=600)
 
 
 def test_what_slows_down_after_a_quarter_is_finished(clock: Clock) -> None:
