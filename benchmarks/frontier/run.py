@@ -16,7 +16,7 @@ images. Then all variants of a data set's pairs are timed in turns.
 
 Writes ``results/NAME.json`` after every part, and a figure for each data set whose points are
 timed. A second call measures what is missing, and resumes a training of kdx that it finds in
---work; rows of other options stay. What one machine could not run is tried again on another CPU.
+--work; rows of other options stay. What a peer could not run is tried again on another CPU.
 Before a latency is replaced, the file is copied to ``FILE.old``. Trainings take hours, and the
 latency needs a quiet machine.
 """
