@@ -14,9 +14,10 @@ from kdx.workflows.fit.trial_records import MethodSize
 # What students take beside their compact teacher: 0.1 to 0.9 of its time in all trainings but one
 # of benchmarks/results/accuracy.json and compact.json.
 _STUDENTS_SHARE = 0.9
-# A training is stopped within its first quarter or not at all, and never by its first seconds: the
-# first steps are slower.
-_UNDECIDED_SHARE, _FIRST_S = 0.25, 10.0
+# A training is stopped within its first quarter or not at all, and never by the speed of its first
+# steps, which are slower, or of a moment in which the machine does something else: by that of ten
+# seconds, or of a fiftieth of the time that is left.
+_UNDECIDED_SHARE, _FIRST_S, _FIRST_SHARE = 0.25, 10.0, 0.02
 
 
 class TooLongError(Exception):
@@ -83,7 +84,7 @@ class _Watched:
     def require_time(self, began: float, share: float, longer: float) -> None:
         """Stop a training of which a task that began at ``began`` has done ``share``."""
         now = time.monotonic()
-        if share >= _UNDECIDED_SHARE or now - began < _FIRST_S:
+        if share >= _UNDECIDED_SHARE or now - began < max(_FIRST_S, _FIRST_SHARE * self._left_s):
             return
         seconds = began - self._began + longer * (now - began) / share
         if seconds > self._left_s:

@@ -51,8 +51,19 @@ def test_a_training_that_would_end_too_late_is_stopped_when_its_speed_is_known(c
     before = clock.now
     with pytest.raises(TooLongError, match="it would take about 67 min, and 60 min are left") as stopped:
         train(deadline, clock, step_s=4, steps=1000)
-    assert (stopped.value.seconds, stopped.value.left_s) == (4000, 3600)
-    assert clock.now - before == 12  # the first steps that took ten seconds
+    assert (stopped.value.seconds, stopped.value.left_s) == pytest.approx((4000, 3600))
+    assert clock.now - before == 72  # a fiftieth of the hour
+    before = clock.now
+    with pytest.raises(TooLongError, match="it would take about 33 min, and 5 min are left"):
+        train(Deadline(1 / 12), clock, step_s=2, steps=1000)
+    assert clock.now - before == 10
+
+
+def test_a_slow_moment_stops_nothing(clock: Clock) -> None:
+    with Deadline(1).watched(SILENT).task("training", 100) as task:
+        for step in range(100):
+            clock.now += 40 if step == 0 else 30
+            task.advance()
 
 
 def test_the_time_before_a_task_counts(clock: Clock) -> None:
