@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import product
 from statistics import mean
@@ -72,7 +72,8 @@ def all_points(records: Sequence[Row] | None = None) -> list[Point]:
     titles = {data: about["title"] for record in records for data, about in record["data_sets"].items()}
     found: dict[str, dict[Training, list[Row]]] = {"rows": {}, "latency": {}, "sizes": {}}
     for record, (part, known) in product(records, found.items()):
-        for about, rows in _by_training(record["found"].get(part, [])).items():
+        drawn = [row for row in record["found"].get(part, []) if part != "latency" or row["threads"] == 1]
+        for about, rows in _by_training(row for row in drawn if row.get("p50_ms", 1.0)).items():
             seeds = {row.get("seed") for row in known.get(about, [])}
             known.setdefault(about, []).extend(row for row in rows if row.get("seed") not in seeds)
     order = list(titles.values())
@@ -90,9 +91,8 @@ def frontier_of(points: Sequence[Point]) -> list[Point]:
 
 def _points_of(found: dict[str, dict[Training, list[Row]]], titles: dict[str, str]) -> Iterator[Point]:
     for about, rows in found["rows"].items():
-        sizes, times = (found[part].get(about, []) for part in ("sizes", "latency"))
+        sizes, timed = (found[part].get(about, []) for part in ("sizes", "latency"))
         size = {variant: size for row in sizes for variant, size in row["graph_bytes"].items()}
-        timed = [row for row in times if row["threads"] == 1 and row["p50_ms"]]
         for variant in VARIANTS:
             judged = [row["test"][variant].get("backend", "openvino") for row in rows if variant in row["test"]]
             mine = [row for row in timed if row["precision"] == variant]
@@ -102,7 +102,7 @@ def _points_of(found: dict[str, dict[Training, list[Row]]], titles: dict[str, st
                 yield Point(titles[rows[0]["data"]], rows[0]["pair"], variant, rows, time, size.get(variant))
 
 
-def _by_training(rows: Sequence[Row]) -> dict[Training, list[Row]]:
+def _by_training(rows: Iterable[Row]) -> dict[Training, list[Row]]:
     """Group rows by their training; that of other options is another one."""
     groups: dict[Training, list[Row]] = {}
     for row in rows:

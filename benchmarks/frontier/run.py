@@ -16,9 +16,8 @@ images. Then all variants of a data set's pairs are timed in turns.
 
 Writes ``results/NAME.json`` after every part, and a figure for each data set whose points are
 timed. A second call measures what is missing, and resumes a training of kdx that it finds in
---work; rows of other options stay. What a peer could not run is tried again on another CPU.
-Before a latency is replaced, the file is copied to ``FILE.old``. Trainings take hours, and the
-latency needs a quiet machine.
+--work; rows of other options stay. What a peer could not run is tried again on another CPU. Before
+a latency is replaced, the file is copied to ``FILE.old``. The latency needs a quiet machine.
 """
 
 from __future__ import annotations
@@ -73,7 +72,7 @@ def options_parser(name: str) -> ArgumentParser:
     parser.add_argument("--seeds", type=numbers, default=[])
     parser.add_argument("--only", choices=("accuracy", "latency"), help="One of both.")
     parser.add_argument("--threads", type=numbers, default=[1, 2], help="How many each runtime gets, with commas.")
-    parser.add_argument("--again", action="store_true", help="Time what was timed, try what this CPU cannot run.")
+    parser.add_argument("--again", action="store_true", help="Time what was timed, try peers that fail on this CPU.")
     parser.add_argument("--out", type=Path, help="The result. Default: results/NAME.json.")
     for peer in RUNNERS:
         parser.add_argument(f"--{peer}", type=Path, metavar="PYTHON", help=f"The interpreter that has {peer}.")
@@ -178,29 +177,27 @@ class FrontierBenchmark:
             self.result.put(**{name: list(rows.values()) for name, rows in merged.items()})
 
     def time(self, threads: list[int], runs: int, *, again: bool = False) -> None:
-        """Time what lacks this machine's latency, with the first seed, where all was measured.
+        """Time the pairs of a data set in turns, with the first seed, if one lacks this machine's.
 
-        All variants of a data set are loaded meanwhile.
+        All variants are loaded meanwhile. Pairs that were not measured whole have to wait.
         """
         machine = machine_of(1, PACKAGES)
         del machine["threads"]  # a latency has its own
         for data in dict.fromkeys(key[0] for key in self.asked):
             keys = {pair: (data, pair, seed) for of, pair, seed in reversed(self.asked) if of == data}
-            about = {pair: {"data": data, "pair": pair, "asked": self.asked[key]} for pair, key in keys.items()}
-            about = {pair: {**each, "timed_on": machine} for pair, each in about.items()}
+            keys = {pair: key for pair, key in keys.items() if key not in self.missing() and self.bundle(key).is_dir()}
+            pairs = [pair for pair in self.settings.pairs if pair in keys]
+            told = {"data": data, "timed_on": machine}
+            about = {pair: {**told, "pair": pair, "asked": self.asked[keys[pair]]} for pair in pairs}
             known = [] if again else self.result.found.get("latency", [])
-            lacking: dict[tuple[int, ...], list[str]] = {}
-            for pair in (each for each in self.settings.pairs if each in keys):
-                timed = {row["threads"] for row in known if about[pair].items() <= row.items()}
-                if keys[pair] not in self.missing() and self.bundle(keys[pair]).is_dir():
-                    lacking.setdefault(tuple(each for each in threads if each not in timed), []).append(pair)
-            lacking.pop((), None)
-            for counts, pairs in lacking.items():
+            done = [(pair, row["threads"]) for row in known for pair in pairs if about[pair].items() <= row.items()]
+            lacking = [count for count in threads if {(pair, count) for pair in pairs} - set(done)]
+            made = {pair: self.training(keys[pair]) for pair in pairs if lacking}
+            for count in lacking:
                 print(f"== {data}: {', '.join(pairs)}", flush=True)
-                made = {pair: self.training(keys[pair]) for pair in pairs}
-                latency = time_variants({pair: each.variants() for pair, each in made.items()}, counts, runs)
-                sizes = [{**about[pair], **each.size()} for pair, each in made.items()]
-                self.keep(latency=[{**about[row["pair"]], **row} for row in latency], sizes=sizes)
+                latency = time_variants({pair: each.variants() for pair, each in made.items()}, [count], runs)
+                self.keep(latency=[{**about[row["pair"]], **row} for row in latency])
+            self.keep(sizes=[{**about[pair], **each.size()} for pair, each in made.items()])
 
     def bundle(self, key: Key) -> Path:
         """Return where a training's bundle is, or will be: with other options in another folder."""

@@ -54,11 +54,14 @@ class Settings(msgspec.Struct, forbid_unknown_fields=True):
         settings = msgspec.toml.decode(path.read_bytes(), type=cls)
         if settings.include:
             other = cls.read(path.with_name(settings.include))
+            same = settings.false_reject_rate == other.false_reject_rate and not settings.pairs.keys() & other.pairs
             settings.pairs = {**other.pairs, **settings.pairs}
             for name, data in settings.data_sets.items():
-                if data.options != other.data_sets[name].options:
-                    raise ValueError(f"{path.name} and {settings.include} have other options for {name}")
-                data.recipes = {**other.data_sets[name].recipes, **data.recipes}
+                included = other.data_sets[name]
+                same = same and data.options == included.options and not data.recipes.keys() & included.recipes
+                data.recipes = {**included.recipes, **data.recipes}
+            if not same:
+                raise ValueError(f"{path.name} and {settings.include}: other rates or options, or names used twice")
         return settings
 
     def trainings(self, data_sets: list[str], pairs: list[str], seeds: list[int]) -> dict[Key, Options]:

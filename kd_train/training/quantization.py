@@ -54,6 +54,8 @@ from kdx.text import number_of
 # Good images that set the scales, and the bytes that they and the synthetic defects may take. Up to
 # three defects are drawn on each.
 _MOST_IMAGES, _MOST_BYTES, _WITH_DEFECTS = 64, 2**30, 4
+# What the display of progress calls the training.
+TASK = "INT8 students"
 # Unless the options say otherwise.
 _EPOCHS, _LEARNING_RATE = 8, 1e-3
 
@@ -136,7 +138,7 @@ def quantize(
         device=device,
         bad=bad,
         remarks=[],
-        task="INT8 students",
+        task=TASK,
         progress=progress,
         profiler=profiler,
     )

@@ -55,6 +55,9 @@ from kdx.progress import SILENT, Progress
 from kdx.remarks import Remark
 from kdx.storage.json_records import RUN_INDEX
 
+# What the display of progress calls the training of students.
+TASK = "training"
+
 
 def train(
     data: Path, out: Path, options: TrainOptions, progress: Progress = SILENT, *, teacher_only: bool = False
@@ -241,7 +244,7 @@ def _train(
         device=device,
         bad=images.bad,
         remarks=remarks,
-        task="training",
+        task=TASK,
         progress=progress,
         profiler=profiler,
     )

@@ -36,7 +36,7 @@ def fit(
         None, min=1, max=1024, help="Threads of each backend. Default: this machine's cores."
     ),
     hours: float | None = typer.Option(
-        None, help="Train what ends within so many hours; 0: screen, and report on what is trained. Default: no limit."
+        None, help="Stop what would not end in so many hours; 0: screen, report on what is trained. Default: no limit."
     ),
     false_reject_rate: float = typer.Option(0.01, help="Share of good parts that may be rejected."),
     training: TrainOptions = TRAIN_OPTIONS,

@@ -43,7 +43,13 @@ def compact_choice(rows: Sequence[FrontierRow], dropped: Sequence[Dropped], requ
         reason = "its image AUROC is higher"
     else:
         reason = "the image AUROCs agree to a tenth of a percent, and it is faster"
-    return f"{figures}: {names[chosen]} is the better pair here, {reason}"
+    smaller = [name for name, pair in zip(names, both, strict=True) if _lacked_time(dropped, pair)]
+    caveat = f"; other sizes of {' and '.join(smaller)} would have taken too long" if smaller else ""
+    return f"{figures}: {names[chosen]} is the better pair here, {reason}{caveat}"
+
+
+def _lacked_time(dropped: Sequence[Dropped], pair: tuple[str, str]) -> bool:
+    return any(one.cause == "hours" and not one.precision and _is(one.candidate, pair) for one in dropped)
 
 
 def _is(candidate: MethodSize, pair: tuple[str, str]) -> bool:

@@ -5,15 +5,18 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
+from kd_train.recipes import Recipe
 from kd_train.training.distillation import TASK as COMPACT_TEACHER
+from kd_train.training.quantization import TASK as INT8_STUDENTS
+from kd_train.training.train import TASK as STUDENTS
 from kdx.progress import Progress, Task
 from kdx.workflows.fit.trial_records import MethodSize
 
-# What students take beside their compact teacher: 0.1 to 0.9 of its time in all trainings but one
-# of benchmarks/results/accuracy.json and compact.json.
-_STUDENTS_SHARE = 0.9
+# What an epoch of the students takes beside one of their compact teacher: 0.02 to 0.18 in all
+# trainings but one of benchmarks/results/accuracy.json and compact.json.
+_STUDENTS_EPOCH = 0.18
 # A training is stopped within its first quarter or not at all, and never by the speed of its first
 # steps, which are slower, or of a moment in which the machine does something else: by that of ten
 # seconds, or of a fiftieth of the time that is left.
@@ -24,14 +27,13 @@ class TooLongError(Exception):
     """A training would end after the hours.
 
     Attributes:
-        seconds: What it would take in all.
-        left_s: What is left, counted from its beginning.
+        seconds: What it would take, from its beginning or from where it resumed.
     """
 
     def __init__(self, seconds: float, left_s: float) -> None:
-        super().__init__(f"it would take about {say_minutes(seconds)}, and {say_minutes(left_s)} are left")
+        needed, left = math.ceil(seconds / 60), math.floor(left_s / 60)
+        super().__init__(f"it would take about {needed} min, and {left} min are left")
         self.seconds = seconds
-        self.left_s = left_s
 
 
 class Deadline:
@@ -50,41 +52,62 @@ class Deadline:
         """The seconds that are left, 0 where none are; infinity without an end."""
         return max(0.0, self._end - time.monotonic())
 
-    def took(self, candidate: MethodSize, seconds: float) -> None:
-        """Note what the training of a candidate took, or would have taken."""
-        self._seconds[candidate] = seconds
+    @contextmanager
+    def training(self, candidate: MethodSize, recipe: Recipe, progress: Progress) -> Iterator[Progress]:
+        """Give the display of a candidate's training from its beginning.
 
-    def require_time(self, candidate: MethodSize) -> None:
-        """Raise ``TooLongError`` where a candidate would take too long by other sizes of its pair.
-
-        Convolutions take a time that is proportional to the number of pixels.
+        Raises:
+            TooLongError: By the times of other sizes of its pair, or by its own first steps, it
+                would end after the hours.
         """
+        # Convolutions take a time that is proportional to the number of pixels.
         rates = [took / other.pixels for other, took in self._seconds.items() if other.pair == candidate.pair]
-        expected, left = min(rates, default=0.0) * candidate.pixels, self.left_s
+        expected, left, began = min(rates, default=0.0) * candidate.pixels, self.left_s, time.monotonic()
         if expected > left:
             raise TooLongError(expected, left)
+        try:
+            yield self.watched(progress, recipe)
+        except TooLongError as error:
+            self._seconds[candidate] = error.seconds
+            raise
+        self._seconds[candidate] = time.monotonic() - began
 
-    def watched(self, progress: Progress) -> Progress:
-        """Return the display of one training, which raises ``TooLongError`` if it would not end."""
-        return progress if self._end == math.inf else _Watched(progress, self.left_s)
+    @contextmanager
+    def resumed(self, _candidate: MethodSize, recipe: Recipe, progress: Progress) -> Iterator[Progress]:
+        """Give the display of a training that continues: its time says nothing of other sizes."""
+        yield self.watched(progress, recipe)
+
+    def watched(self, progress: Progress, recipe: Recipe) -> Progress:
+        """Return a display that raises ``TooLongError`` if a training of a recipe would not end."""
+        if self._end == math.inf:
+            return progress
+        epochs = recipe.epochs / recipe.teacher_epochs if recipe.teacher_epochs else 0.0
+        return _Watched(progress, self.left_s, 1 + _STUDENTS_EPOCH * epochs)
 
 
 class _Watched:
-    """A display that follows how fast the tasks of a training proceed."""
+    """A display that follows how fast a training proceeds."""
 
-    def __init__(self, progress: Progress, left_s: float) -> None:
+    def __init__(self, progress: Progress, left_s: float, with_students: float) -> None:
         self._progress, self._left_s = progress, left_s
+        self._longer = {COMPACT_TEACHER: with_students, STUDENTS: 1.0, INT8_STUDENTS: 1.0}
         self._began = time.monotonic()
+        self._is_decided = False
+
+    def task(self, description: str, total: int) -> AbstractContextManager[Task]:
+        shown = self._progress.task(description, total)
+        return self._watched(shown, total, self._longer[description]) if description in self._longer else shown
 
     @contextmanager
-    def task(self, description: str, total: int) -> Iterator[Task]:
-        with self._progress.task(description, total) as shown:
-            yield _WatchedTask(shown, self, total, 1 + _STUDENTS_SHARE * (description == COMPACT_TEACHER))
+    def _watched(self, shown: AbstractContextManager[Task], total: int, longer: float) -> Iterator[Task]:
+        with shown as task:
+            yield _WatchedTask(task, self, total, longer)
 
     def require_time(self, began: float, share: float, longer: float) -> None:
         """Stop a training of which a task that began at ``began`` has done ``share``."""
         now = time.monotonic()
-        if share >= _UNDECIDED_SHARE or now - began < max(_FIRST_S, _FIRST_SHARE * self._left_s):
+        self._is_decided |= share >= _UNDECIDED_SHARE
+        if self._is_decided or now - began < max(_FIRST_S, _FIRST_SHARE * self._left_s):
             return
         seconds = began - self._began + longer * (now - began) / share
         if seconds > self._left_s:
@@ -101,8 +124,3 @@ class _WatchedTask:
         self._done += steps
         if self._done:
             self._watched.require_time(self._began, self._done / max(1, self._total), self._longer)
-
-
-def say_minutes(seconds: float) -> str:
-    """Return a time in whole minutes, in words."""
-    return f"{max(1, round(seconds / 60))} min"

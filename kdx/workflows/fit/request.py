@@ -49,8 +49,8 @@ class FitRequest:
         sizes: Sizes at which the networks run, in pixels.
         precisions: Precisions to try; FP32, which every bundle holds, is always among them.
         threads: Threads of each backend.
-        hours: No training begins that would not end within them; None for no limit, 0 for what is
-            trained already.
+        hours: A training that would not end within them is stopped early; None for no limit, 0 for
+            what is trained already.
         false_reject_rate: Share of good parts that may be rejected.
         force: Discard what an earlier call left.
         training: Everything else that training takes; method and image size are each candidate's

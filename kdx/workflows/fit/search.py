@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 
 import msgspec
 
@@ -98,12 +98,10 @@ def _train_in_order(workshop: Workshop, passed: list[Screened]) -> tuple[dict[Me
         say(f"[{len(passed) - len(waiting)}/{len(passed)}] {candidate}")
         try:
             trials[candidate] = workshop.trial(screened)
-            deadline.took(candidate, trials[candidate].seconds)
             say(trial_line(trials[candidate]))
             for line in teacher_lines(trials[candidate]):
                 say(line)
         except TooLongError as error:
-            deadline.took(candidate, error.seconds)
             dropped.append(msgspec.structs.replace(drop, reason=f"not trained: {error}", cause="hours"))
             say(f"{candidate} is not trained: {error}")
         except OSError:  # a full disk is nobody's fault but the disk's
@@ -139,7 +137,7 @@ def _report(
     )
     best = keep_best(rows, request, folder)
     images = workshop.accuracy_images
-    left_out = [*_screened_out(screened), *dropped, *_refused(trials)]
+    left_out = [*_screened_out(screened), *dropped, *_refused(trials, workshop.without_int8)]
     has_defective = any(image.is_defective for image in workshop.material.folder.test)
     report = Report(
         schema=SCHEMA,
@@ -209,9 +207,14 @@ def _screened_out(screened: list[Screened]) -> list[Dropped]:
     ]
 
 
-def _refused(trials: Mapping[MethodSize, Trial]) -> list[Dropped]:
+def _refused(trials: Mapping[MethodSize, Trial], without_int8: Collection[MethodSize]) -> list[Dropped]:
     return [
-        Dropped(candidate=candidate, precision=precision, reason=reason, cause="refused")
+        Dropped(
+            candidate=candidate,
+            precision=precision,
+            reason=reason,
+            cause="hours" if precision == "int8" and candidate in without_int8 else "refused",
+        )
         for candidate, trial in trials.items()
         for precision, reason in trial.refused.items()
     ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import gc
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import msgspec
 
@@ -31,7 +31,7 @@ from kdx.workflows.fit.deadline import Deadline, TooLongError
 from kdx.workflows.fit.fit_folder import FitFolder
 from kdx.workflows.fit.material import Material
 from kdx.workflows.fit.request import FitRequest
-from kdx.workflows.fit.trial_records import Measured, Screened, Timing, Trial, fastest_timing
+from kdx.workflows.fit.trial_records import Measured, MethodSize, Screened, Timing, Trial, fastest_timing
 
 # Medians of one graph on one idle machine agree far better than this.
 _BUSY = 1.5
@@ -49,6 +49,7 @@ class Workshop:
         progress: Shows the work.
         say: Takes lines on what is done.
         deadline: When the search ends.
+        without_int8: The candidates whose INT8 stage did not fit into the hours.
         accuracy_images: What accuracy is measured on; None until a run names its held-out images.
     """
 
@@ -60,6 +61,7 @@ class Workshop:
     say: Callable[[str], None]
     deadline: Deadline
     accuracy_images: AccuracyImages | None = None
+    without_int8: set[MethodSize] = field(default_factory=set)
 
     def is_trained(self, screened: Screened) -> bool:
         """Whether a candidate's run is there with all its epochs."""
@@ -83,10 +85,7 @@ class Workshop:
         """
         candidate = screened.candidate
         if not self.is_trained(screened):
-            self.deadline.require_time(candidate)
-            options = self.request.options_of(candidate)
-            self.folder.run(candidate).parent.mkdir(parents=True, exist_ok=True)
-            train(self.request.data, self.folder.run(candidate), options, self.deadline.watched(self.progress))
+            self._train(candidate)
             gc.collect()  # the trainer's images and features, before anything else takes memory
         run = Run(self.folder.run(candidate))
         if self.accuracy_images is None:
@@ -96,8 +95,17 @@ class Workshop:
         if kept is not None:
             return kept
         trial = self._measure(run, screened, precisions, self.accuracy_images)
-        self.folder.write_trial(trial)
+        if candidate not in self.without_int8:  # with more hours, there may be an INT8 stage
+            self.folder.write_trial(trial)
         return trial
+
+    def _train(self, candidate: MethodSize) -> None:
+        path, recipe = self.folder.run(candidate), self.request.recipe_of(candidate)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # Of a run that is resumed, its own steps alone tell how much is left to do.
+        watch = self.deadline.resumed if (path / RUN_INDEX).exists() else self.deadline.training
+        with watch(candidate, recipe, self.progress) as progress:
+            train(self.request.data, path, self.request.options_of(candidate), progress)
 
     def _find_accuracy_images(self, run: Run) -> AccuracyImages:
         held_out = self.material.held_out(list(run.config.validation_images.values()))
@@ -167,7 +175,7 @@ class Workshop:
 
         has_stage = (run.path / INT8_FOLDER / RUN_INDEX).exists()
         if "int8" in precisions and has_stage and _int8_stage(run) is None:  # an earlier call was interrupted
-            failed = self._train_int8(run)
+            failed = self._train_int8(run, screened.candidate)
             if failed:
                 bundle, refused = export([each for each in precisions if each != "int8"])
                 return bundle, {**refused, "int8": failed}
@@ -176,12 +184,15 @@ class Workshop:
         if "int8" not in refused or has_stage or len(run.config.validation_images) < LEAST_GOOD:
             return bundle, refused
         self.say(f"{screened.candidate}: INT8 after training was refused, so its students are trained as INT8")
-        failed = self._train_int8(run)
+        failed = self._train_int8(run, screened.candidate)
         return (bundle, {**refused, "int8": f"{refused['int8']}; {failed}"}) if failed else export(precisions)
 
-    def _train_int8(self, run: Run) -> str:
+    def _train_int8(self, run: Run, candidate: MethodSize) -> str:
         """Train the INT8 stage of a run, or continue to; return why it failed, or nothing."""
         training = self.request.training
+        if self.deadline.left_s == 0:
+            self.without_int8.add(candidate)
+            return "its students were not trained as INT8: the hours were spent"
         options = TrainOptions(
             max_bad_images=training.max_bad_images,
             workers=training.workers,
@@ -190,10 +201,11 @@ class Workshop:
             resume=True,
         )
         try:
-            quantize_run(run.path, options, progress=self.deadline.watched(self.progress))
+            quantize_run(run.path, options, progress=self.deadline.watched(self.progress, run.config.recipe))
         except KdxError as error:
             return f"its students could not be trained as INT8: {error.message}"
         except TooLongError as error:
+            self.without_int8.add(candidate)
             return f"its students were not trained as INT8: {error}"
         gc.collect()
         return ""

@@ -83,8 +83,11 @@ def test_latency_and_size_belong_to_the_options_they_were_measured_with(points: 
 
 
 def test_a_training_of_two_results_is_one_point_with_the_first_latency() -> None:
-    first = record([row("small", 0.94)], [timed("small", "fp32", 4.0)])
+    unusable = [timed("small", "fp32", 1.0, threads=2), timed("small", "fp32", None)]
+    first = record([row("small", 0.94)], unusable)
     second = record([row("small", 0.9), row("small", 0.96, 1)], [timed("small", "fp32", 1.0)])
+    assert all_points([first, second])[0].time["p50_ms"] == 1.0
+    first = record([row("small", 0.94)], [*unusable, timed("small", "fp32", 4.0)])
     point = all_points([first, second])[0]
     assert [each["image_auroc"] for each in point.figures] == [0.94, 0.96]
     assert (point.time["p50_ms"], point.bytes) == (4.0, 4_300_000)

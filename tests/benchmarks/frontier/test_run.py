@@ -211,10 +211,19 @@ def test_latency_is_replaced_only_by_what_was_timed_again(timings: Timings, pars
     timings.failure = None
     rows = timings.time(1)
     assert [(row["threads"], row["timed_on"]["cpu"], row["p50_ms"]) for row in rows] == [
-        (1, "Another CPU", 3), (2, "A CPU", 1), (4, "A CPU", 2),
+        (1, "Another CPU", 4), (2, "A CPU", 2), (4, "A CPU", 3),
     ]  # fmt: skip
     assert json.loads(old.read_bytes())["found"] == json.loads(before)["found"]
-    assert timings.time(1, again=True)[0]["p50_ms"] == 4
+    assert timings.time(1, again=True)[0]["p50_ms"] == 5
+
+
+def test_all_pairs_are_timed_in_turns_if_one_lacks_a_latency(timings: Timings, parse: Parse) -> None:
+    timings.time(1, 2)
+    measure(parse("--pairs", "small", "--seeds", "0"))
+    assert {(row["pair"], row["threads"], row["p50_ms"]) for row in timings.time(1)} == {
+        ("leader", 1, 3), ("small", 1, 3), ("leader", 2, 2),
+    }  # fmt: skip
+    assert timings.calls[2:] == [(["leader", "small"], [1])]
 
 
 def test_latency_of_other_options_is_another_one(timings: Timings, settings: Path, parse: Parse) -> None:

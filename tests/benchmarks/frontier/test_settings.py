@@ -43,8 +43,20 @@ def test_an_included_file_adds_its_pairs_on_the_same_images(settings: Path) -> N
     asked, own = read.trainings([], [], [0]), Settings.read(settings).trainings([], [], [0])
     assert {key: asked[key] for key in own} == own
     file.write_text(file.read_text(encoding="utf-8").replace("image_size = 64", "image_size = 32"), encoding="utf-8")
-    with pytest.raises(ValueError, match=r"peers\.toml and settings\.toml have other options for cells"):
+    with pytest.raises(ValueError, match=r"peers\.toml and settings\.toml: other rates or options"):
         Settings.read(file)
+    text = file.read_text(encoding="utf-8").replace("image_size = 32", "image_size = 64")
+    for changed in (text.replace("peer = {", "small = {"), text.replace("rate = 0.2", "rate = 0.1")):
+        file.write_text(changed, encoding="utf-8")
+        with pytest.raises(ValueError, match="names used twice"):
+            Settings.read(file)
+
+
+def test_the_committed_peers_are_trained_beside_the_committed_compact_pairs() -> None:
+    compact, both = (Settings.read(ROOT / "benchmarks/frontier" / f"{name}.toml") for name in ("compact", "frontier"))
+    kdx, asked = compact.trainings([], [], [0]), both.trainings([], [], [])
+    assert {key: asked[key] for key in kdx} == kdx
+    assert all("peer" in options for key, options in asked.items() if key not in kdx)
 
 
 @pytest.mark.parametrize("name", ["accuracy", "compact"])

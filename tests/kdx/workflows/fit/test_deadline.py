@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from types import SimpleNamespace
+from typing import Any, cast
 
+import msgspec
 import pytest
 
-from kd_train.training.distillation import TASK
+from kd_train.methods import find_method
+from kd_train.recipes import Recipe, load_recipe
 from kdx.progress import SILENT
 from kdx.workflows.fit import deadline as module
-from kdx.workflows.fit.deadline import Deadline, TooLongError
-from kdx.workflows.fit.trial_records import MethodSize
+from kdx.workflows.fit.compact_choice import compact_choice
+from kdx.workflows.fit.deadline import COMPACT_TEACHER, INT8_STUDENTS, STUDENTS, Deadline, TooLongError
+from kdx.workflows.fit.search import _train_in_order
+from kdx.workflows.fit.trial import Workshop
+from kdx.workflows.fit.trial_records import Dropped, MethodSize, Screened, Timing, Trial
+
+PLAIN = load_recipe(find_method("stpm"), {"backbones": ("tf_efficientnet_lite0",)})
+COMPACT = load_recipe(find_method("stpm"), {"backbones": ("compact-m",)})
+SMALL = MethodSize("stpm", 128)
 
 
 class Clock:
@@ -29,74 +40,154 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 
 def train(
-    deadline: Deadline, clock: Clock, *, step_s: float, steps: int = 100, task: str = "training", before_s: float = 0
-) -> int:
-    """Return how many steps of a training were done."""
-    done, progress = 0, deadline.watched(SILENT)
-    clock.now += before_s  # decoding, the teacher's features
-    with progress.task(task, steps) as shown:
-        for _ in range(steps):
-            clock.now += step_s
-            shown.advance()
-            done += 1
-    return done
+    deadline: Deadline, clock: Clock, *tasks: tuple[str, float], steps: int = 100, recipe: Recipe = PLAIN,
+    candidate: MethodSize = SMALL, resumed: bool = False,
+) -> None:  # fmt: skip
+    """Train, or continue to: tasks of so many seconds a step."""
+    watch = deadline.resumed if resumed else deadline.training
+    with watch(candidate, recipe, SILENT) as progress:
+        for name, seconds in tasks:
+            with progress.task(name, steps) as shown:
+                for _ in range(steps):
+                    clock.now += seconds
+                    shown.advance()
 
 
 def test_a_training_that_ends_in_time_is_not_stopped(clock: Clock) -> None:
-    assert train(Deadline(1), clock, step_s=35) == 100
+    deadline = Deadline(1)
+    train(deadline, clock, (STUDENTS, 35))
+    assert deadline.left_s == 100
 
 
-def test_a_training_that_would_end_too_late_is_stopped_when_its_speed_is_known(clock: Clock) -> None:
+@pytest.mark.parametrize("name", [STUDENTS, INT8_STUDENTS])
+def test_a_training_that_would_end_too_late_is_stopped_when_its_speed_is_known(clock: Clock, name: str) -> None:
     deadline = Deadline(1)
     before = clock.now
-    with pytest.raises(TooLongError, match="it would take about 67 min, and 60 min are left") as stopped:
-        train(deadline, clock, step_s=4, steps=1000)
-    assert (stopped.value.seconds, stopped.value.left_s) == pytest.approx((4000, 3600))
+    with pytest.raises(TooLongError, match="it would take about 67 min, and 60 min are left"):
+        train(deadline, clock, (name, 4), steps=1000)
     assert clock.now - before == 72  # a fiftieth of the hour
-    before = clock.now
-    with pytest.raises(TooLongError, match="it would take about 33 min, and 5 min are left"):
-        train(Deadline(1 / 12), clock, step_s=2, steps=1000)
+    deadline, before = Deadline(1 / 12), clock.now
+    with pytest.raises(TooLongError, match="it would take about 34 min, and 5 min are left"):
+        train(deadline, clock, (name, 2), steps=1000)
     assert clock.now - before == 10
 
 
 def test_a_slow_moment_stops_nothing(clock: Clock) -> None:
-    with Deadline(1).watched(SILENT).task("training", 100) as task:
+    with Deadline(1).training(SMALL, PLAIN, SILENT) as progress, progress.task(STUDENTS, 100) as task:
         for step in range(100):
             clock.now += 40 if step == 0 else 30
             task.advance()
 
 
-def test_the_time_before_a_task_counts(clock: Clock) -> None:
-    assert train(Deadline(1), clock, step_s=30.5) == 100
+def test_the_time_before_a_task_counts_and_decoding_alone_stops_nothing(clock: Clock) -> None:
+    train(Deadline(1), clock, (STUDENTS, 30.5))
     with pytest.raises(TooLongError, match="about 61 min, and 60 min"):
-        train(Deadline(1), clock, step_s=30.5, before_s=600)
+        train(Deadline(1), clock, ("decoding images", 6), (STUDENTS, 30.5))
+    train(Deadline(1), clock, ("decoding images", 60), steps=2)
 
 
 def test_what_slows_down_after_a_quarter_is_finished(clock: Clock) -> None:
-    with Deadline(1).watched(SILENT).task("training", 4) as task:
+    with Deadline(1).training(SMALL, PLAIN, SILENT) as progress, progress.task(STUDENTS, 4) as task:
         for seconds in (800, 4000, 4000, 4000):
             clock.now += seconds
             task.advance()
 
 
-def test_a_compact_teacher_leaves_time_for_its_students(clock: Clock) -> None:
-    assert train(Deadline(1), clock, step_s=18, task=TASK) == 100
-    with pytest.raises(TooLongError):
-        train(Deadline(1), clock, step_s=20, task=TASK)
+def test_a_compact_teacher_leaves_time_for_its_students_which_are_not_stopped_afterwards(clock: Clock) -> None:
+    train(Deadline(1), clock, (COMPACT_TEACHER, 18), (STUDENTS, 30), recipe=COMPACT)
+    with pytest.raises(TooLongError):  # the students take 0.9 of its time, with 60 epochs
+        train(Deadline(1), clock, (COMPACT_TEACHER, 20), recipe=COMPACT)
+    few = msgspec.structs.replace(COMPACT, epochs=5)
+    train(Deadline(1), clock, (COMPACT_TEACHER, 33), (STUDENTS, 1), recipe=few)
 
 
 def test_other_sizes_of_a_pair_tell_how_long_one_takes(clock: Clock) -> None:
+    deadline = Deadline(3)
+    train(deadline, clock, (STUDENTS, 10))
+    with pytest.raises(TooLongError):
+        train(deadline, clock, (STUDENTS, 300), candidate=MethodSize("stpm", 512))
+    train(deadline, clock, (STUDENTS, 1), candidate=MethodSize("stpm", 160))
+    train(deadline, clock, (STUDENTS, 1), candidate=MethodSize("stpm", 512, "compact-m"))  # another pair
+    clock.now += 8300
+    assert deadline.left_s == 1300
+    with pytest.raises(TooLongError, match="about 27 min, and 21 min"):  # 100 s at 160 pixels, the quickest
+        train(deadline, clock, candidate=MethodSize("stpm", 640))
+
+
+def test_a_training_that_continues_is_judged_by_its_own_steps(clock: Clock) -> None:
     deadline = Deadline(1)
-    deadline.took(MethodSize("stpm", 128), 1000)
-    deadline.took(MethodSize("stpm", 224), 4000)
-    deadline.require_time(MethodSize("stpm", 160))
-    deadline.require_time(MethodSize("stpm", 512, "compact-m"))  # another pair
-    with pytest.raises(TooLongError, match="about 67 min, and 60 min"):
-        deadline.require_time(MethodSize("stpm", 256))
+    train(deadline, clock, (STUDENTS, 30))
+    train(deadline, clock, (STUDENTS, 40), candidate=MethodSize("stpm", 256), steps=10, resumed=True)
+    with pytest.raises(TooLongError, match="about 67 min, and 3 min"):
+        train(deadline, clock, (STUDENTS, 40), resumed=True)
 
 
 def test_without_hours_there_is_no_end(clock: Clock) -> None:
     deadline = Deadline(None)
-    assert deadline.watched(SILENT) is SILENT
-    deadline.took(MethodSize("stpm", 64), 1e9)
-    deadline.require_time(MethodSize("stpm", 4096))
+    train(deadline, clock, (STUDENTS, 1e9))
+    with deadline.training(MethodSize("stpm", 4096), PLAIN, SILENT) as progress:
+        assert progress is SILENT
+
+
+# The search
+
+
+@dataclass
+class StubWorkshop:
+    """Trains nothing; says of what takes too long that it does."""
+
+    deadline: Deadline
+    too_long: set[MethodSize]
+    tried: list[MethodSize] = field(default_factory=list)
+    request: Any = field(default_factory=lambda: SimpleNamespace(hours=1))
+
+    def say(self, line: str) -> None:
+        pass
+
+    def is_trained(self, _screened: Screened) -> bool:
+        return False
+
+    def trial(self, screened: Screened) -> Trial:
+        self.tried.append(screened.candidate)
+        if screened.candidate in self.too_long:
+            raise TooLongError(7200, 3600)
+        return Trial(
+            candidate=screened.candidate, key="", epochs=1, train_images=1, held_out_images=1, seconds=1.0, measured=[],
+            refused={}, teacher_comparisons=[],
+        )  # fmt: skip
+
+
+def test_a_smaller_size_takes_the_place_of_one_that_takes_too_long() -> None:
+    quick, slow = ([MethodSize("stpm", size, pair) for size in (128, 160, 256)] for pair in ("compact-m", ""))
+    passed = []
+    for ms, candidate in [*zip((1, 2, 4), quick, strict=True), *zip((10, 20, 40), slow, strict=True)]:
+        timing = Timing(
+            backend="openvino", precision="fp32", percentile=99, measured_ms=ms, p50_ms=ms, max_ms=ms, runs=9
+        )
+        passed.append(Screened(candidate=candidate, outcome="may keep", timings=[timing]))
+    workshop = StubWorkshop(Deadline(1), {quick[2], slow[2], slow[1]})
+    trials, dropped = _train_in_order(cast(Workshop, workshop), passed)
+    assert workshop.tried == [quick[2], quick[1], slow[2], slow[1], slow[0], quick[0]]
+    assert list(trials) == [quick[1], slow[0], quick[0]]
+    assert {each.candidate for each in dropped} == workshop.too_long
+    assert {(each.cause, each.reason) for each in dropped} == {
+        ("hours", "not trained: it would take about 120 min, and 60 min are left")
+    }
+
+
+def test_the_choice_between_both_pairs_says_whose_sizes_took_too_long() -> None:
+    pairs = (("stpm", "compact-m"), ("stpm", ""))
+    request = SimpleNamespace(
+        compact_and_source=pairs, training=SimpleNamespace(backbone="tf_efficientnet_lite0"), budget_ms=9.0
+    )
+    scores = SimpleNamespace(image_auroc=0.9, image_auroc_error=0.01)
+    timing = SimpleNamespace(measured_ms=1.0, precision="fp32")
+    rows = [
+        SimpleNamespace(candidate=MethodSize("stpm", 128, pair), scores=scores, timing=timing, keeps_budget=True)
+        for _, pair in pairs
+    ]
+    late = Dropped(candidate=MethodSize("stpm", 256), reason="not trained", cause="hours")
+    int8 = Dropped(candidate=MethodSize("stpm", 128, "compact-m"), reason="", cause="hours", precision="int8")
+    said = compact_choice(cast(Any, rows), [late, int8], cast(Any, request))
+    assert said.endswith("; other sizes of tf_efficientnet_lite0 would have taken too long")
+    assert "too long" not in compact_choice(cast(Any, rows), [int8], cast(Any, request))

@@ -18,6 +18,7 @@ from kd_train.training.run_folder import Run
 from kdx.bundle.open import open_bundle
 from kdx.errors import TrainingError
 from kdx.runtime.cycle_time import compare_with_budget
+from kdx.workflows.fit.deadline import TooLongError
 from kdx.workflows.fit.fit_folder import FitFolder
 from kdx.workflows.fit.request import FitRequest
 from kdx.workflows.fit.screen import screening_outcome
@@ -241,16 +242,20 @@ def test_spent_hours_begin_no_training_but_report_on_what_is_trained(fitted, out
 @pytest.mark.slow
 def test_what_would_end_after_the_hours_is_stopped_and_more_hours_train_it(tmp_path, screening, monkeypatch):
     data, out = write_dataset(tmp_path / "cells"), tmp_path / "out"
-    seconds = iter(range(0, 10**6, 100))  # a step seems to take hundreds of seconds
+    epochs = ("--epochs", 16)  # of two steps, each of which seems to take hundreds of seconds
+    seconds = iter(range(0, 10**6, 100))
     with monkeypatch.context() as patch:
         patch.setattr("kdx.workflows.fit.deadline.time", SimpleNamespace(monotonic=lambda: next(seconds)))
-        result = fit(data, out, "--hours", 0.3, code=1)
+        result = fit(data, out, *epochs, "--hours", 0.3, code=1)
     dropped = {each["candidate"]["size"]: each for each in report_of(out)["dropped"]}
     assert re.fullmatch(r"not trained: it would take about \d+ min, and \d+ min are left", dropped[64]["reason"])
     assert f"stpm 64 is {dropped[64]['reason']}" in result.stderr
     assert {each["cause"] for size, each in dropped.items() if size < 96} == {"hours"}
     assert "more time for training" in result.stdout
-    assert [row["candidate"]["size"] for row in fit(data, out, "--hours", 99, "--json").json["rows"]] == [32, 64]
+    assert [row["candidate"]["size"] for row in fit(data, out, *epochs, "--hours", 99, "--json").json["rows"]] == [
+        32,
+        64,
+    ]
 
 
 def test_other_settings_are_refused_in_the_same_folder(fitted, out):
@@ -347,6 +352,28 @@ def test_where_int8_after_training_is_refused_students_are_trained_as_int8(refus
         patch.setattr("kd_train.training.trainer.Trainer._train_epoch", fail)
         fit(parts, out, *OF_STUDENTS)
     assert bundle_and_reasons(out)[0].provenance.int8.epoch == 1
+
+
+@pytest.mark.slow
+def test_an_int8_stage_that_does_not_fit_into_the_hours_is_left_to_a_later_call(refused_after_training, monkeypatch):
+    parts, out = refused_after_training / "parts", refused_after_training / "out"
+
+    def fail(error: Exception) -> Any:
+        def quantize_run(*_: object, **__: object) -> None:
+            raise error
+
+        return quantize_run
+
+    with monkeypatch.context() as patch:
+        patch.setattr("kdx.workflows.fit.trial.quantize_run", fail(TooLongError(7200, 3600)))
+        fit(parts, out, *OF_STUDENTS, "--hours", 1)
+        assert "its students were not trained as INT8: it would take about 120 min" in bundle_and_reasons(out)[1]
+        assert [each["cause"] for each in report_of(out)["dropped"]] == ["hours"]
+        patch.setattr("kdx.workflows.fit.trial.quantize_run", fail(AssertionError("trained")))
+        fit(parts, out, *OF_STUDENTS, "--hours", 0)
+        assert "its students were not trained as INT8: the hours were spent" in bundle_and_reasons(out)[1]
+    fit(parts, out, *OF_STUDENTS)
+    assert bundle_and_reasons(out)[0].provenance.int8.epoch == 8
 
 
 @pytest.mark.slow
