@@ -193,11 +193,11 @@ class FrontierBenchmark:
             done = [(pair, row["threads"]) for row in known for pair in pairs if about[pair].items() <= row.items()]
             lacking = [count for count in threads if {(pair, count) for pair in pairs} - set(done)]
             made = {pair: self.training(keys[pair]) for pair in pairs if lacking}
+            sizes = [{**about[pair], **each.size()} for pair, each in made.items()]
             for count in lacking:
                 print(f"== {data}: {', '.join(pairs)}", flush=True)
                 latency = time_variants({pair: each.variants() for pair, each in made.items()}, [count], runs)
-                self.keep(latency=[{**about[row["pair"]], **row} for row in latency])
-            self.keep(sizes=[{**about[pair], **each.size()} for pair, each in made.items()])
+                self.keep(latency=[{**about[row["pair"]], **row} for row in latency], sizes=sizes)
 
     def bundle(self, key: Key) -> Path:
         """Return where a training's bundle is, or will be: with other options in another folder."""
