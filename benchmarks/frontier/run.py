@@ -181,11 +181,11 @@ class FrontierBenchmark:
 
         All variants are loaded meanwhile. Pairs that were not measured whole have to wait.
         """
-        machine = machine_of(1, PACKAGES)
+        machine, missing = machine_of(1, PACKAGES), self.missing()
         del machine["threads"]  # a latency has its own
         for data in dict.fromkeys(key[0] for key in self.asked):
             keys = {pair: (data, pair, seed) for of, pair, seed in reversed(self.asked) if of == data}
-            keys = {pair: key for pair, key in keys.items() if key not in self.missing() and self.bundle(key).is_dir()}
+            keys = {pair: key for pair, key in keys.items() if key not in missing and self.bundle(key).is_dir()}
             pairs = [pair for pair in self.settings.pairs if pair in keys]
             told = {"data": data, "timed_on": machine}
             about = {pair: {**told, "pair": pair, "asked": self.asked[keys[pair]]} for pair in pairs}

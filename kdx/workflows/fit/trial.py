@@ -95,9 +95,13 @@ class Workshop:
         if kept is not None:
             return kept
         trial = self._measure(run, screened, precisions, self.accuracy_images)
-        if candidate not in self.without_int8:  # with more hours, there may be an INT8 stage
-            self.folder.write_trial(trial)
+        self._keep(trial)
         return trial
+
+    def _keep(self, trial: Trial) -> None:
+        """Keep a result for later calls, unless more hours may give it an INT8 stage."""
+        if trial.candidate not in self.without_int8:
+            self.folder.write_trial(trial)
 
     def _train(self, candidate: MethodSize) -> None:
         path, recipe = self.folder.run(candidate), self.request.recipe_of(candidate)
@@ -183,7 +187,8 @@ class Workshop:
         # With fewer held-out images, the gate would refuse these too.
         if "int8" not in refused or has_stage or len(run.config.validation_images) < LEAST_GOOD:
             return bundle, refused
-        self.say(f"{screened.candidate}: INT8 after training was refused, so its students are trained as INT8")
+        if self.deadline.left_s > 0:
+            self.say(f"{screened.candidate}: INT8 after training was refused, so its students are trained as INT8")
         failed = self._train_int8(run, screened.candidate)
         return (bundle, {**refused, "int8": f"{refused['int8']}; {failed}"}) if failed else export(precisions)
 
@@ -215,7 +220,7 @@ class Workshop:
         bundle = open_bundle(self.folder.bundle(trial.candidate))
         measured = [msgspec.structs.replace(m, timings=self._timings(bundle, m.precision)) for m in trial.measured]
         trial = msgspec.structs.replace(trial, measured=[m for m in measured if fastest_timing(m.timings) is not None])
-        self.folder.write_trial(trial)
+        self._keep(trial)
         return trial
 
     def _measured(self, bundle: Bundle, precision: str, images: AccuracyImages) -> Measured | None:
