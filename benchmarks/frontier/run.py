@@ -201,10 +201,9 @@ class FrontierBenchmark:
 
     def bundle(self, key: Key) -> Path:
         """Return where a training's bundle is, or will be: with other options in another folder."""
-        decisive = sha256_bytes(json.dumps(self.asked[key], sort_keys=True).encode())
         data, pair, seed = key
-        folder: Path = self.work / f"{data}-{pair}-{seed}-{decisive[:8]}"
-        return folder / f"{pair}.kdx"
+        decisive = sha256_bytes(json.dumps(self.settings.options_of(data, pair), sort_keys=True).encode())
+        return Path(self.work, f"{data}-{pair}-{seed}-{decisive[:8]}", f"{pair}.kdx")
 
     def root(self, name: str) -> Path:
         """Return a data set's folder; the solar cells are copied out of their package."""

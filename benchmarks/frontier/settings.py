@@ -57,7 +57,7 @@ class Settings(msgspec.Struct, forbid_unknown_fields=True):
             same = settings.false_reject_rate == other.false_reject_rate and not settings.pairs.keys() & other.pairs
             settings.pairs = {**other.pairs, **settings.pairs}
             for name, data in settings.data_sets.items():
-                included = other.data_sets[name]
+                included = other.data_sets.get(name, DataSet("", {}))
                 same = same and data.options == included.options and not data.recipes.keys() & included.recipes
                 data.recipes = {**included.recipes, **data.recipes}
             if not same:
@@ -73,12 +73,13 @@ class Settings(msgspec.Struct, forbid_unknown_fields=True):
             if unknown := set(names) - set(known):
                 raise SystemExit(f"no such {what}: {', '.join(sorted(unknown))}; there are {', '.join(known)}")
         return {
-            (data, pair, seed): self._options(data, pair)
+            (data, pair, seed): self.options_of(data, pair)
             for seed in seeds or self.seeds
             for data in data_sets or self.data_sets
             for pair in pairs or self.pairs
         }
 
-    def _options(self, data: str, pair: str) -> Options:
+    def options_of(self, data: str, pair: str) -> Options:
+        """Return the options of ``kdx train`` for a pair on a data set."""
         one, of = self.pairs[pair], self.data_sets[data]
         return {**of.options, **of.recipes.get(one.recipe, {}), **one.options}

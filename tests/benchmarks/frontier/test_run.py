@@ -117,7 +117,7 @@ def test_a_pair_uses_the_compact_teacher_of_another_ones_run(parse: Parse, setti
         settings.read_text(encoding="utf-8").replace('teacher_from = "test_resnet"', 'teacher_from = "leader"'),
         encoding="utf-8",
     )
-    benchmark = FrontierBenchmark("accuracy", parse())
+    benchmark = FrontierBenchmark("accuracy", parse("--pairs", "small"))
     teacher = benchmark.bundle(("cells", "leader", 1)).with_name("run")
     assert benchmark.training(("cells", "small", 1)).options.teacher_from == str(teacher)
 

@@ -46,7 +46,8 @@ def test_an_included_file_adds_its_pairs_on_the_same_images(settings: Path) -> N
     with pytest.raises(ValueError, match=r"peers\.toml and settings\.toml: other rates or options"):
         Settings.read(file)
     text = file.read_text(encoding="utf-8").replace("image_size = 32", "image_size = 64")
-    for changed in (text.replace("peer = {", "small = {"), text.replace("rate = 0.2", "rate = 0.1")):
+    other_data = text.replace("[data_sets.cells]", "[data_sets.tiles]")
+    for changed in (text.replace("peer = {", "small = {"), text.replace("rate = 0.2", "rate = 0.1"), other_data):
         file.write_text(changed, encoding="utf-8")
         with pytest.raises(ValueError, match="names used twice"):
             Settings.read(file)
