@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from kd_train.data.annotations import Annotations, read_masks
 from kd_train.evaluation.metrics import auroc, per_region_overlap
 from kdx.calibration.rates import share_interval
-from kdx.errors import GateError, ImageError, in_one_line
+from kdx.errors import GateError, ImageError
+from kdx.folders.bad_images import skip_bad
 from kdx.folders.data_folder import GOOD, TestImage
 from kdx.folders.image_sizes import require_size
 from kdx.imaging.frame_faults import faults_of
@@ -232,9 +233,7 @@ def _skipping(image: TestImage, bad: dict[str, str], most: int) -> Iterator[None
     try:
         yield
     except ImageError as error:
-        bad[str(image.path)] = in_one_line(error)
-        if len(bad) > most:
-            raise
+        skip_bad(image.path, error, bad, most)
 
 
 def _map_size(detector: Detector) -> tuple[int, int]:

@@ -14,6 +14,7 @@ from kdx.bundle.stored_threshold import LevelFit
 from kdx.calibration.rates import images_to_promise
 from kdx.decision.level_map import Level, level_from, level_of, rule_of
 from kdx.errors import DataError, ImageError
+from kdx.folders.bad_images import skip_bad
 from kdx.imaging.bands import require_whole_frames
 from kdx.imaging.image_identity import Likeness, identify
 from kdx.imaging.images import read_image
@@ -72,14 +73,14 @@ def fit_level(
     chosen = _first_half(bundle, good_images, false_reject_rate)
     hottest = np.zeros(bundle.manifest.camera_map_size, np.float32)
     read: list[str] = []
+    bad: dict[str, str] = {}
     with progress.task("fitting the level map", len(chosen)) as task:
-        for bad_before, (digest, path) in enumerate(chosen.items()):
+        for digest, path in chosen.items():
             task.advance()
             try:
                 image = read_image(path, detector.input)
-            except ImageError:  # calibration reads it again, and reports it
-                if bad_before - len(read) >= max_bad_images:
-                    raise
+            except ImageError as error:  # calibration reads it again, and reports it
+                skip_bad(path, error, bad, max_bad_images)
                 continue
             answer = detector.checked(detector.backend.run(np.ascontiguousarray(image[None])))
             if not np.isfinite(answer.scores).all():

@@ -9,7 +9,8 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from kdx.errors import DataError, ImageError, in_one_line
+from kdx.errors import DataError, ImageError
+from kdx.folders.bad_images import skip_bad
 from kdx.imaging.frame_faults import ChannelValues, faults_of, values_of
 from kdx.imaging.image_identity import Identity, KnownImages, Likeness, identify
 from kdx.progress import SILENT, Progress
@@ -88,9 +89,7 @@ class ImageScorer:
                     if self._is_new(path, identity, likeness, found, seen) and identity.file not in skipped:
                         self._add(path, identity, likeness, found)
                 except ImageError as error:
-                    self.bad[str(path)] = in_one_line(error)
-                    if len(self.bad) > self.max_bad_images:
-                        raise
+                    skip_bad(path, error, self.bad, self.max_bad_images)
         wrong = int((~np.isfinite(np.array(found.scores))).sum())
         if wrong:
             said = number_of(wrong, f"{kind} [image has a score that is|images have scores that are] not finite")

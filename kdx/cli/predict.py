@@ -22,6 +22,7 @@ from kdx.cli.shared_options import (
     require_effect,
 )
 from kdx.cli.verdict_table import show_verdicts
+from kdx.errors import ImageError, OptionError
 from kdx.folders.image_search import LeftOut
 from kdx.remarks import remark
 from kdx.storage.files import is_disk_full
@@ -78,14 +79,12 @@ def predict(
     from kdx.workflows.predict import expand, judge_files, left_behind, require_apart, without_scale
     from kdx.workflows.result_files import result_options
 
-    bad: dict[str, str] = {}
-    records: list[dict[str, Any]] = []
+    bad, records = dict[str, str](), list[dict[str, Any]]()
     wanted = _region_options(regions, min_area, pixel_size_um, json=json, labels=coco or yolo)
     require_effect({"--semicolons": semicolons and not csv}, "--csv")
     require_effect({"--force": force and overlay is None and folder is None}, "--overlay or --out")
     results = result_options(folder, csv, maps, masks, coco, yolo, semicolons=semicolons, min_area=min_area or 0.0)
-    left_out = LeftOut()
-    colour: list[Path] = []
+    left_out, colour = LeftOut(), list[Path]()
     require_apart(overlay, images)
     require_apart(folder, images, option="out")
     try:
@@ -111,6 +110,8 @@ def predict(
             on_uncalibrated=_warn_uncalibrated,
         )
     except BaseException as error:
+        if isinstance(error, ImageError) and bad:
+            bad.popitem()  # the error names it
         for said in left_behind(overlay, folder, records):
             warn(said)
         if isinstance(error, OSError) and is_disk_full(error) and (overlay is not None or folder is not None):
@@ -142,7 +143,6 @@ def _warn_uncalibrated(bundle: Path) -> None:
 def _region_options(
     regions: bool, min_area: float | None, pixel_size_um: float | None, *, json: bool, labels: bool
 ) -> RegionOptions | None:
-    from kdx.errors import OptionError
     from kdx.workflows.predict import RegionOptions
 
     if not regions:

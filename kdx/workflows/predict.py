@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 from kdx.decision.regions import require_sizes
 from kdx.decision.verdict import verdict_fields
-from kdx.errors import DataError, ImageError, OptionError, in_one_line
+from kdx.errors import DataError, ImageError, OptionError
 from kdx.folders.apart import among_images
+from kdx.folders.bad_images import skip_bad
 from kdx.folders.folder_parts import masks_folder
 from kdx.folders.image_search import LeftOut, listing, walk
 from kdx.imaging.bands import require_whole_maps
@@ -110,13 +111,11 @@ def judge_files(
             maps.begin()
         area = (results.min_area if results else 0.0) if regions is None else regions.min_area
         size = None if regions is None else regions.pixel_size_um
-        for path in track(progress, paths, "judging", len(paths)):
+        for number, path in enumerate(track(progress, paths, "judging", len(paths)), 1):
             try:
                 judged = list(_verdicts(group, pictures, path, area, size))
             except ImageError as error:
-                bad[str(path)] = in_one_line(error)
-                if len(bad) > max_bad_images:
-                    raise
+                skip_bad(path, error, bad, max_bad_images, len(paths) - number)
                 if each is not None:
                     each({"image": str(path), **pictures.fields(path), "error": error.as_dict()})
                 continue

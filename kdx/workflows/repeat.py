@@ -11,7 +11,8 @@ import numpy as np
 
 from kdx.calibration.repeatability import CAPABLE, USUAL_IMAGES, Repeatability, apart, repeatability
 from kdx.decision.verdict import Decision, Verdict
-from kdx.errors import BackendError, DataError, ImageError, in_one_line
+from kdx.errors import BackendError, DataError, ImageError
+from kdx.folders.bad_images import skip_bad
 from kdx.folders.image_search import folders, holds_images, image_files, listing
 from kdx.imaging.image_identity import Identity, distinct, identify
 from kdx.loading.load import load
@@ -107,9 +108,7 @@ def repeat(
                 judged[path], _ = judge_path(detector, path)
                 identities.append((path, identity))
             except ImageError as error:
-                bad[str(path)] = in_one_line(error)
-                if len(bad) > max_bad_images:
-                    raise
+                skip_bad(path, error, bad, max_bad_images)
     kept, copies = distinct(identities)
     _require_answers(judged)
     shown = [path for path in kept if judged[path].decision is not Decision.UNDECIDED]

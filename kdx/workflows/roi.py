@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 from kdx.bundle.manifest import SIGNATURE
 from kdx.bundle.open import open_bundle
 from kdx.decision.roi import VARIES, RoiFrame, encode_roi, propose_mask, read_roi, roi_of, set_roi, why_stale
-from kdx.errors import ImageError, in_one_line
+from kdx.errors import ImageError
 from kdx.folders.apart import require_apart_from_data
+from kdx.folders.bad_images import skip_bad
 from kdx.folders.data_folder import require_good
 from kdx.imaging.bands import require_whole_frames
 from kdx.imaging.images import read_image
@@ -56,9 +57,7 @@ def propose(
             try:
                 yield read_image(path, bundle.manifest.camera)
             except ImageError as error:
-                bad[str(path)] = in_one_line(error)
-                if len(bad) > max_bad_images:
-                    raise
+                skip_bad(path, error, bad, max_bad_images)
 
     return propose_mask(images(), varies)
 

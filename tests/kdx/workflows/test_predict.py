@@ -134,6 +134,21 @@ def test_a_link_to_itself_is_named_like_a_link_to_nothing(cli, tiny_bundle, data
     assert "a.png" in done.stdout
 
 
+def test_where_too_many_images_are_bad_those_after_it_are_counted_and_none_is_said_to_be_skipped(
+    cli, tiny_bundle, dataset, tmp_path
+):
+    images = sorted((dataset / "test/good").iterdir())[:3]
+    (tmp_path / "empty.png").touch()
+    stopped = cli(
+        *("predict", tiny_bundle, images[0], tmp_path / "empty.png", *images[1:], "--backend", "onnxruntime-cpu"),
+        code=2,
+    )
+    assert images[0].name in stopped.stdout
+    assert "is empty (0 bytes); the 2 images after it were not looked at" in stopped.stderr
+    assert "fix: skip such images with a larger --max-bad-images, or replace or remove the file" in stopped.stderr
+    assert "skipped" not in stopped.stderr
+
+
 def test_a_run_is_exported_before_it_is_calibrated(cli, tiny_run, dataset):
     found = cli("predict", tiny_run, dataset / "test/good")
     assert f"Export it first: kdx export {tiny_run} -o NAME.kdx, then kdx calibrate NAME.kdx DATA" in found.stderr
