@@ -7,7 +7,7 @@ from rich.markup import escape
 from kdx.cli.output import make_table, out
 from kdx.imaging.image_size import say_size
 from kdx.text import number_of_threads, percent, spelled
-from kdx.workflows.fit.advice import quickest_found
+from kdx.workflows.fit.advice import by_reason, quickest_found
 from kdx.workflows.fit.trial_records import LABELLED, FrontierRow, Report
 
 _ON_FRONTIER, _BEST = "•", "best"
@@ -77,10 +77,9 @@ def _is_best(report: Report, row: FrontierRow) -> bool:
 
 def _dropped(report: Report) -> None:
     if report.dropped:
-        out.print("not in the table:" if report.rows else "not trained:")
-    for one in report.dropped:
-        precision = f" {one.precision}" if one.precision else ""
-        out.print(f"  {one.candidate}{precision}: {escape(spelled(one.reason))}")
+        out.print("left out:")
+    for line in by_reason(report.dropped):
+        out.print(f"  {escape(spelled(line))}")
 
 
 def _nothing_kept(report: Report) -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Iterable
 
 from kdx.errors import KdxError
 from kdx.imaging.image_size import both_sides, say_size, size_of
 from kdx.runtime.backend_table import BACKENDS
 from kdx.runtime.machine import usable_cores
 from kdx.workflows.fit.request import CPU_PRECISIONS, FitRequest
-from kdx.workflows.fit.trial_records import Best, Report, Timing, Trial, fastest_timing
+from kdx.workflows.fit.trial_records import Best, Dropped, Report, Timing, Trial, fastest_timing
 
 _SMALLEST_SENSIBLE = 64
 
@@ -29,6 +30,14 @@ def trial_line(trial: Trial) -> str:
         latency = "" if timing is None else f", {timing.measured_ms:.2f} ms"
         parts.append(f"{measured.precision} image AUROC {100 * measured.scores.image_auroc:.1f}{latency}")
     return f"{trial.candidate}: {'; '.join(parts)} ({trial.epochs} epochs, {trial.seconds:.0f} s of training)"
+
+
+def by_reason(dropped: Iterable[Dropped]) -> list[str]:
+    """Say what was dropped, in a line for each reason."""
+    names: dict[str, list[str]] = {}
+    for one in dropped:
+        names.setdefault(one.reason, []).append(f"{one.candidate} {one.precision or ''}".strip())
+    return [f"{', '.join(of)}: {reason}" for reason, of in names.items()]
 
 
 def teacher_lines(trial: Trial) -> list[str]:

@@ -18,7 +18,8 @@ from kdx.runtime.machine import Machine, describe_machine, package_versions
 from kdx.storage.cache import nothing_cached
 from kdx.storage.files import sha256_bytes
 from kdx.storage.json_records import now
-from kdx.workflows.fit.advice import advice, next_command, reason_of, teacher_lines, trial_line
+from kdx.text import number_of
+from kdx.workflows.fit.advice import advice, by_reason, next_command, reason_of, teacher_lines, trial_line
 from kdx.workflows.fit.best import keep_best
 from kdx.workflows.fit.compact_choice import compact_choice
 from kdx.workflows.fit.deadline import Deadline, TooLongError
@@ -67,9 +68,12 @@ def fit(request: FitRequest, progress: Progress, say: Callable[[str], None]) -> 
     folder.begin(force=request.force)
     machine = describe_machine(request.threads, package_versions((*TRAINING_PACKAGES, "openvino")))
     with nothing_cached():
+        say(f"screening the latency of {number_of(len(request.candidates()), '[candidate|candidates]')}")
         screened = screen(request, material, folder, _screening_key(request, material, machine), progress)
         passed = [one for one in screened if one.outcome == "may keep"]
         say(f"{len(passed)} of {len(screened)} candidates may keep {request.budget_ms:g} ms at p{request.percentile:g}")
+        for line in by_reason(_screened_out([one for one in screened if one.outcome == "failed"])):
+            say(f"failed: {line}")
         workshop = Workshop(request, material, folder, machine, progress, say, deadline)
         trials, dropped = _train_in_order(workshop, passed)
         trials = {one.candidate: _undisturbed(workshop, one, trials) for one in passed if one.candidate in trials}
@@ -81,7 +85,7 @@ def _train_in_order(workshop: Workshop, passed: list[Screened]) -> tuple[dict[Me
 
     A pair whose largest size would take too long has its next smaller one tried in its place.
     """
-    request, deadline, say = workshop.request, workshop.deadline, workshop.say
+    deadline, say = workshop.deadline, workshop.say
     waiting = {one.candidate: one for one in passed}
     trials: dict[MethodSize, Trial] = {}
     dropped: list[Dropped] = []
@@ -92,8 +96,7 @@ def _train_in_order(workshop: Workshop, passed: list[Screened]) -> tuple[dict[Me
         screened = waiting.pop(candidate)
         drop = Dropped(candidate=candidate, reason="", measured_ms=_latency(screened))
         if deadline.left_s == 0 and not workshop.is_trained(screened):
-            reason = f"not trained: the {request.hours:g} hours were spent"
-            dropped.append(msgspec.structs.replace(drop, reason=reason, cause="hours"))
+            dropped.append(msgspec.structs.replace(drop, reason="not trained: the hours were spent", cause="hours"))
             continue
         say(f"[{len(passed) - len(waiting)}/{len(passed)}] {candidate}")
         try:

@@ -112,11 +112,11 @@ def test_the_choice_follows_the_table_and_gives_its_reason(tmp_path, compact, so
 
 def test_what_was_not_tried_is_named(tmp_path):
     dropped = [
-        Dropped(candidate=MethodSize("stpm", size, LITE0), reason="not trained: the 1 hours were spent", cause="hours")
+        Dropped(candidate=MethodSize("stpm", size, LITE0), reason="not trained: the hours were spent", cause="hours")
         for size in (128, 64)
     ]
     text = compact_choice(rows([(0.95, 3.0)], []), dropped, request(tmp_path))
-    assert text == (f"compact-m and {LITE0} were not compared: stpm {LITE0} 128: not trained: the 1 hours were spent")
+    assert text == (f"compact-m and {LITE0} were not compared: stpm {LITE0} 128: not trained: the hours were spent")
     assert compact_choice([], [], request(tmp_path, ("dual",))) == ""
 
 

@@ -22,7 +22,7 @@ from kdx.workflows.fit.deadline import TooLongError
 from kdx.workflows.fit.fit_folder import FitFolder
 from kdx.workflows.fit.request import FitRequest
 from kdx.workflows.fit.screen import screening_outcome
-from kdx.workflows.fit.trial_records import Timing
+from kdx.workflows.fit.trial_records import Screened, Timing
 from tests.conftest import BACKBONE, CliResult, invoke, write_dataset
 
 BUDGET = 8.0
@@ -262,6 +262,23 @@ def test_other_settings_are_refused_in_the_same_folder(fitted, out):
     error = fit(fitted.data, out, "--epochs", 3, code=2).stderr
     assert "epochs changed" in error
     assert "--force" in error
+
+
+def test_what_cannot_be_built_is_named_with_its_reason_before_anything_is_trained(tmp_path, monkeypatch, no_training):
+    def screened_or_failed(candidate, request, material):
+        if candidate.size == 32:
+            return screened(candidate, request, material)
+        return Screened(candidate=candidate, outcome="failed", reason="there are no weights")
+
+    monkeypatch.setattr("kdx.workflows.fit.screen._screen", screened_or_failed)
+    result = fit(write_dataset(tmp_path / "cells"), tmp_path / "out", "--hours", 0)
+    assert result.stderr.splitlines()[:3] == [
+        "screening the latency of 3 candidates",
+        "1 of 3 candidates may keep 8 ms at p99",
+        "failed: stpm 64, stpm 96: there are no weights",
+    ]
+    left_out = ["stpm 64, stpm 96: there are no weights", "stpm 32: not trained: the hours were spent"]
+    assert result.stdout.splitlines()[:3] == ["left out:", *(f"  {each}" for each in left_out)]
 
 
 @pytest.mark.slow
