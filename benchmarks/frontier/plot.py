@@ -28,19 +28,20 @@ def plot_frontiers(points: list[Point], folder: Path) -> None:
 
 def _plot(points: list[Point], path: Path) -> None:
     from matplotlib.figure import Figure  # needs no screen, unlike pyplot
+    from matplotlib.ticker import LogLocator
 
-    figure = Figure(figsize=(7.5, 4.5), facecolor="white")
-    axes = figure.subplots()
+    axes = (figure := Figure(figsize=(7.5, 4.5), facecolor="white")).subplots()
     best = frontier_of(points)
+    labelled = {each.pair: each for each in reversed(points) if each in best or not each.is_kdx}  # one name a pair
     slowest = max(points, key=lambda each: each.time["p50_ms"])  # up to which nothing is better than the best
     axes.plot(
         [each.time["p50_ms"] for each in [*best, slowest]], [100 * (each.auroc or 0) for each in [*best, best[-1]]],
-        color=_LINE, linewidth=1, drawstyle="steps-post", label="frontier", zorder=1,
+        color=_LINE, linewidth=1, drawstyle="steps-post", label="frontier", zorder=2,
     )  # fmt: skip
     for point in points:
         place = (point.time["p50_ms"], 100 * (point.auroc or 0))
-        axes.scatter(*place, color=_KDX if point.is_kdx else _PEER, marker=_MARKERS[point.variant], s=30, zorder=2)
-        if point in best or not point.is_kdx:
+        axes.scatter(*place, color=_KDX if point.is_kdx else _PEER, marker=_MARKERS[point.variant], s=30, zorder=3)
+        if labelled.get(point.pair) is point:
             axes.annotate(point.pair, place, xytext=(0, 5), textcoords="offset points", fontsize=6, ha="center")
     precisions = [("#777777", marker, VARIANTS[variant]) for variant, marker in _MARKERS.items()]
     for colour, marker, name in [(_KDX, "o", "kdx"), (_PEER, "o", "peers"), *precisions]:
@@ -49,9 +50,8 @@ def _plot(points: list[Point], path: Path) -> None:
     machine = machine_text({"machine": points[0].time["timed_on"]}, "onnxruntime", "openvino")
     axes.set_title(f"{points[0].data}\n{machine}", fontsize=8)
     axes.tick_params(which="both", labelsize=7)
-    axes.xaxis.set(major_formatter="{x:g}", minor_formatter="{x:g}")
+    axes.xaxis.set(major_formatter="{x:g}", minor_formatter="{x:g}", minor_locator=LogLocator(subs=(2, 5)))
     axes.grid(color="#e6e6e6", linewidth=0.6)
-    axes.set_axisbelow(True)
     axes.legend(fontsize=7, frameon=False, loc="lower right")
     figure.tight_layout()
     for suffix in (".png", ".svg"):

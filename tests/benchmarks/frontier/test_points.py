@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -184,8 +185,12 @@ def test_points_that_are_timed_are_drawn(points: list[Point], tmp_path: Path) ->
 
     plot_frontiers([point for point in points if not point.time or point.is_kdx], tmp_path)
     assert not list(tmp_path.iterdir())
-    plot_frontiers(points, tmp_path)
+    (padim,) = (each for each in points if each.pair == "anomalib-padim" and each.time)
+    also_int8 = replace(padim, variant="int8", rows=[{**padim.rows[0], "test": {"int8": padim.figures[0]}}])
+    plot_frontiers([*points, also_int8], tmp_path)
     png = (tmp_path / "frontier_cells.png").read_bytes()
     assert png.startswith(b"\x89PNG")
     assert min(struct.unpack(">II", png[16:24])) > 150
-    assert (tmp_path / "frontier_cells.svg").read_text(encoding="utf-8").rstrip().endswith("</svg>")
+    svg = (tmp_path / "frontier_cells.svg").read_text(encoding="utf-8")
+    assert svg.rstrip().endswith("</svg>")
+    assert svg.count("<!-- anomalib-padim -->") == 1
