@@ -45,6 +45,8 @@ from kd_export.precision.ranges import accurate_steps, measure_ranges
 from kdx.bundle.graph_contract import PAIR
 from kdx.errors import GateError
 
+# Operations whose output is not negative where no input is.
+_OF_ITS_INPUTS = frozenset({"Concat", "MaxPool", "AveragePool", "GlobalAveragePool"})
 _FEW_PRODUCTS = 64
 _COMPARED = 64  # images are enough to compare steps
 # The error that is accepted for clipping nothing, as a multiple of the least: defects exceed what
@@ -136,6 +138,8 @@ class _Graph:
         return (node.op_type in CONVOLUTIONS) == any(name in self._tensors for name in node.input)
 
     def _is_not_negative(self, maker: NodeProto) -> bool:
+        if maker.op_type in _OF_ITS_INPUTS:
+            return all(name in self._makers and self._is_not_negative(self._makers[name]) for name in maker.input)
         if maker.op_type != "Clip":
             return maker.op_type == "Relu"
         low = maker.input[1]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,8 +16,53 @@ from kdx.bundle.variants import FP16_MAX, TapRange
 from kdx.errors import GateError
 from kdx.runtime.onnxruntime.session import open_session
 
-# Of images with at least twice as many rows and columns, not all are compared.
+# Of tensors with at least twice as many rows or columns, not all are compared.
 _ENOUGH_ROWS = 256
+
+
+class _Probe:
+    """A graph with other outputs: what is computed from values inside it.
+
+    Args:
+        model: The graph, which stays as it is.
+    """
+
+    def __init__(self, model: ModelProto) -> None:
+        self._model = ModelProto()
+        self._model.CopyFrom(model)
+        self._graph = self._model.graph
+        del self._graph.output[:]
+
+    def add(self, kind: str, *inputs: str, **attributes: Any) -> str:
+        """Add a node; return the name of its output."""
+        output = f"probe.{len(self._graph.node)}"
+        self._graph.node.append(helper.make_node(kind, inputs, [output], **attributes))
+        return output
+
+    def constant(self, value: Any) -> str:
+        """Add a constant; return its name."""
+        name = f"probe.constant.{len(self._graph.initializer)}"
+        self._graph.initializer.append(numpy_helper.from_array(np.asarray(value), name))
+        return name
+
+    def give(self, name: str, kind: int, shape: Sequence[int] | None) -> None:
+        """Make a value an output of the graph."""
+        self._graph.output.append(helper.make_tensor_value_info(name, kind, shape))
+
+    def run(self, images: NDArray[np.uint8], what: str) -> Iterator[list[Any]]:
+        """Yield the outputs for each image; ``what`` is what errors call the graph."""
+        session = open_session(self._model.SerializeToString(), what)
+        for image in images:
+            yield session.run(None, {self._graph.input[0].name: image[None]})
+
+
+def _shapes(model: ModelProto, tensors: Collection[str], image: NDArray[np.uint8]) -> dict[str, list[int]]:
+    """Return the shapes of tensors for one image ``(1, H, W, C)``."""
+    probe, names = _Probe(model), sorted(tensors)
+    for name in names:
+        probe.give(probe.add("Shape", name), TensorProto.INT64, None)
+    (found,) = probe.run(image, "the graph that measures shapes")
+    return dict(zip(names, (shape.tolist() for shape in found), strict=True))
 
 
 def measure_ranges(model: ModelProto, tensors: Collection[str], images: NDArray[np.uint8]) -> dict[str, float]:
@@ -30,21 +75,16 @@ def measure_ranges(model: ModelProto, tensors: Collection[str], images: NDArray[
         tensors: Names of values that nodes compute.
         images: uint8 ``(K, H, W, C)``; they run one at a time.
     """
-    names = sorted(tensors)
-    probe = ModelProto()
-    probe.CopyFrom(model)
-    graph = probe.graph
-    del graph.output[:]
-    for index, name in enumerate(names):
-        magnitude, largest = f"probe.abs.{index}", f"probe.max.{index}"
-        graph.node.append(helper.make_node("Abs", [name], [magnitude]))
-        graph.node.append(helper.make_node("ReduceMax", [magnitude], [largest], keepdims=0))
-        graph.output.append(helper.make_tensor_value_info(largest, TensorProto.FLOAT, []))
-    session = open_session(probe.SerializeToString(), "the graph that measures ranges")
+    names, probe = sorted(tensors), _Probe(model)
+    for name in names:
+        # ONNX Runtime's ReduceMax ignores NaN, and nothing that is not finite may look small.
+        is_nan = probe.add("Cast", probe.add("IsNaN", name), to=TensorProto.FLOAT)
+        for values in (probe.add("Abs", name), is_nan):
+            probe.give(probe.add("ReduceMax", values, keepdims=0), TensorProto.FLOAT, [])
     found = np.zeros(len(names))
-    for image in images:
-        # NaN must win, so that nothing that is not finite looks small.
-        found = np.maximum(found, np.array(session.run(None, {graph.input[0].name: image[None]}), np.float64))
+    for each in probe.run(images, "the graph that measures ranges"):
+        largest, is_nan = np.array(each, np.float64).reshape(-1, 2).T
+        found = np.maximum(found, np.where(is_nan > 0, np.nan, largest))
     return dict(zip(names, found.tolist(), strict=True))
 
 
@@ -59,34 +99,24 @@ def accurate_steps(
 
     Args:
         model: The FP32 graph.
-        candidates: The steps of each tensor ``(1, C, h, w)``, by its name; they differ in their
-            scale alone.
-        images: uint8 ``(K, H, W, C)``; they run one at a time. Of large ones, only some rows and
-            columns of a tensor are compared, at even distances: all would take much memory.
+        candidates: The steps of each tensor, by its name; they differ in their scale alone. A
+            tensor that is not ``(1, C, h, w)``, as of a transformer's block, keeps its first step.
+        images: uint8 ``(K, H, W, C)``; they run one at a time. Of a large tensor, only some rows
+            and columns are compared, at even distances: all would take much memory.
         most: How many times the least error of all steps the first one may have.
     """
-    probe = ModelProto()
-    probe.CopyFrom(model)
-    graph = probe.graph
-    del graph.output[:]
-
-    def add(kind: str, *inputs: str, **attributes: Any) -> str:
-        output = f"probe.{len(graph.node)}"
-        graph.node.append(helper.make_node(kind, inputs, [output], **attributes))
-        return output
-
-    def constant(value: Any) -> str:
-        name = f"probe.constant.{len(graph.initializer)}"
-        graph.initializer.append(numpy_helper.from_array(np.asarray(value), name))
-        return name
-
+    probe = _Probe(model)
+    add, constant = probe.add, probe.constant
+    shapes = _shapes(model, candidates, images[:1])
+    names = sorted(name for name, shape in shapes.items() if len(shape) == 4)
     channels, places = constant(np.array([1], np.int64)), constant(np.array([1, 2], np.int64))
-    little, names = constant(np.float32(1e-12)), sorted(candidates)
-    apart = max(1, min(images.shape[1:3]) // _ENOUGH_ROWS)
-    every = [constant(np.array(each, np.int64)) for each in ([0, 0], [2**31, 2**31], [2, 3], [apart, apart])]
+    little, beyond, axes = constant(np.float32(1e-12)), constant(np.full(2, 2**31)), constant(np.array([2, 3]))
     for name in names:
         first, steps = candidates[name][0], [step.scale for step in candidates[name]]
-        values = add("Slice", name, *every)
+        apart = [max(1, side // _ENOUGH_ROWS) for side in shapes[name][2:]]
+        # Not from the border, where convolutions see what they pad with.
+        begin = constant(np.array([each // 2 for each in apart], np.int64))
+        values = add("Slice", name, begin, beyond, axes, constant(np.array(apart, np.int64)))
         scales = constant(np.array(steps, np.float32).reshape(-1, 1, 1, 1))
         limits = (constant(np.float32(limit - first.zero)) for limit in first.limits)
         integers = add("Clip", add("Round", add("Div", values, scales)), *limits)
@@ -95,11 +125,9 @@ def accurate_steps(
         squares = add("Add", add("ReduceSumSquare", values, channels, keepdims=0), little)
         relative = add("Div", add("ReduceSumSquare", error, channels, keepdims=0), squares)
         mean = add("ReduceMean", relative, places, keepdims=0)
-        graph.output.append(helper.make_tensor_value_info(mean, TensorProto.FLOAT, [len(steps)]))
-    session = open_session(probe.SerializeToString(), "the graph that compares steps")
-    given = graph.input[0].name
-    errors = [sum(each) for each in zip(*(session.run(None, {given: image[None]}) for image in images), strict=True)]
-    found = {}
+        probe.give(mean, TensorProto.FLOAT, [len(steps)])
+    errors = [sum(each) for each in zip(*probe.run(images, "the graph that compares steps"), strict=True)]
+    found = {name: steps[0] for name, steps in candidates.items()}
     for name, error in zip(names, errors, strict=True):
         best = 0 if error[0] <= most * error.min() else int(np.argmin(error))
         found[name] = candidates[name][best]

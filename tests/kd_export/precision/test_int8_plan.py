@@ -15,11 +15,14 @@ IMAGES = np.full((2, 16, 16, 3), 200, np.uint8)
 IMAGES[1, 3, 4, 2] = 10
 
 
-def graph_of(side: int = 3, *, minimum: float | None = None, mean: float = 100.0, pool: str = "") -> onnx.ModelProto:
+def graph_of(
+    side: int = 3, *, stride: int = 1, minimum: float | None = None, mean: float = 100.0, pool: str = ""
+) -> onnx.ModelProto:
     """Return a graph of two convolutions after each other.
 
     Args:
         side: The height and width of the first convolution.
+        stride: Its stride.
         minimum: The lower limit of a Clip between them; None for no operation.
         mean: What is subtracted from the image.
         pool: What comes before the second convolution: "", "pool", or "padded".
@@ -37,7 +40,7 @@ def graph_of(side: int = 3, *, minimum: float | None = None, mean: float = 100.0
         helper.make_node("Cast", ["image"], ["cast"], name="preprocess/Cast", to=TensorProto.FLOAT),
         helper.make_node("Transpose", ["cast"], ["planes"], name="preprocess/Transpose", perm=[0, 3, 1, 2]),
         helper.make_node("Sub", ["planes", "mean"], ["x"], name="preprocess/Sub"),
-        helper.make_node("Conv", ["x", "w1"], ["y"], name="pair.1/Conv"),
+        helper.make_node("Conv", ["x", "w1"], ["y"], name="pair.1/Conv", strides=[stride, stride]),
     ]
     value = "y"
     if minimum is not None:
@@ -77,6 +80,21 @@ def test_the_zero_point_follows_from_what_can_be_negative(minimum, expected) -> 
     assert step(plan, "pair.2/Conv") == expected
 
 
+@pytest.mark.parametrize(("joined", "zero"), [("Relu", 0), ("Sigmoid", 128)])
+def test_what_joins_values_that_cannot_be_negative_cannot_either(joined, zero) -> None:
+    graph = graph_of()
+    added = [
+        helper.make_node("Relu", ["y"], ["first"], name="pair/Relu"),
+        helper.make_node(joined, ["y"], ["second"], name=f"pair/{joined}_1"),
+        helper.make_node("AveragePool", ["second"], ["pooled"], name="pair/AveragePool", kernel_shape=[1, 1]),
+        helper.make_node("Concat", ["first", "pooled"], ["joined"], name="pair/Concat", axis=2),
+        helper.make_node("Conv", ["joined", "w2"], ["out"], name="pair.2/Conv"),
+    ]
+    del graph.graph.node[-1]
+    graph.graph.node.extend(added)
+    assert step(plan_int8(graph, IMAGES), "pair.2/Conv")[:2] == ("uint8", zero)
+
+
 @pytest.mark.parametrize(("side", "kind"), [(3, "int8"), (7, "uint8")])
 def test_an_image_stays_signed_where_its_convolutions_are_small(side, kind) -> None:
     zero = 128 if kind == "uint8" else 0
@@ -111,9 +129,36 @@ def test_outliers_do_not_set_the_step_where_they_are_clipped() -> None:
 
 def test_steps_of_large_images_come_from_some_rows_and_columns() -> None:
     images = np.random.default_rng(0).integers(98, 103, (1, 512, 512, 3)).astype(np.uint8)
-    images[0, 1::2, 1::2] = 250  # beside all that is compared, and in the range
+    images[0, ::2, ::2] = 250  # beside all that is compared, and in the range
     assert step(plan_int8(graph_of(7), images), "pair.1/Conv")[2] == pytest.approx(150 / 127)
     assert step(plan_int8(graph_of(7), images, clip_outliers=True), "pair.1/Conv")[2] < 5 / 127
+
+
+def test_of_a_small_tensor_inside_the_graph_of_a_large_image_everything_is_compared() -> None:
+    """One of 64 × 64 from an image of 1024 × 1024, of which every fourth row and column is
+    compared."""
+    large = np.full((64, 64), 200, np.uint8)
+    large[::4, ::4] = large[2::4, 2::4] = 101  # little where a quarter of the tensor would be compared
+    images = large.repeat(16, 0).repeat(16, 1)[None, ..., None].repeat(3, 3)
+    plans = [plan_int8(graph_of(16, stride=16), images, clip_outliers=each) for each in (False, True)]
+    assert step(plans[0], "pair.2/Conv") == step(plans[1], "pair.2/Conv")
+
+
+def test_a_tensor_without_height_and_width_keeps_the_step_of_its_largest_value() -> None:
+    graph = graph_of(7)
+    rows = [
+        helper.make_node("Reshape", ["out", "flat"], ["rows"], name="pair/Reshape"),
+        helper.make_node("Relu", ["rows"], ["positive"], name="pair/Relu"),
+        helper.make_node("Add", ["rows", "positive"], ["sum"], name="pair/Add"),
+    ]
+    graph.graph.node.extend(rows)
+    graph.graph.initializer.append(numpy_helper.from_array(np.array([1, 2, -1]), "flat"))
+    graph.graph.output[0].CopyFrom(helper.make_tensor_value_info("sum", TensorProto.FLOAT, None))
+    images = np.random.default_rng(0).integers(98, 103, (2, 16, 16, 3)).astype(np.uint8)
+    images[0, 8, 8] = 250
+    plans = [plan_int8(graph, images, clip_outliers=each) for each in (False, True)]
+    assert plans[0].nodes["pair/Add"] == plans[1].nodes["pair/Add"]
+    assert plans[0].nodes["pair.1/Conv"] != plans[1].nodes["pair.1/Conv"]
 
 
 def test_even_values_keep_the_step_of_the_largest() -> None:
