@@ -175,7 +175,9 @@ def weight_steps(weights: Tensor, scale: float, bias: Tensor | None = None, *, i
     if bias is not None:
         largest_bias = bias.detach().abs().double().reshape(-1, len(steps)).amax(0)
         steps = torch.maximum(steps, largest_bias / (scale * _LARGEST_BIAS))
-    return torch.where(steps == 0, 1.0, steps).float()  # of zeros, any step; NaN stays
+    # So large that neither the step nor its product with the scale is lost in FP32; NaN stays.
+    smallest = 2 * torch.finfo(torch.float32).tiny / min(scale, 1.0)
+    return torch.where(steps == 0, 1.0, steps.clamp_min(smallest)).float()  # of zeros, any step
 
 
 def _largest_pair(weights: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from msgspec import UNSET
@@ -21,14 +22,23 @@ def missing_stage(run: Run) -> list[Remark]:
     return remark("missing_int8_stage", text, [run.path])
 
 
-def needs_new_stage(run: Run) -> bool:
-    """Whether a run was extended after its INT8 stage was made, which is then of no use."""
+def options_of_stage(run: Run, options: TrainOptions) -> tuple[TrainOptions, list[Remark]]:
+    """Return the options with which the INT8 stage of a run is trained or continued.
+
+    Where the run was extended after its stage was made, that one is of no use: it is replaced by
+    one of the same options, and a remark says so.
+    """
+    own = replace(options, epochs=None, learning_rate=None)
     stage = run.path / INT8_FOLDER
     if run.config.cycles is UNSET or not (stage / RUN_INDEX).exists():
-        return False
-    quantized = Run(stage).config.quantized
+        return own, []
+    made = Run(stage).config
     checkpoint = run.checkpoint(run.config.recipe.checkpoint)
-    return quantized is not UNSET and quantized.checkpoint_sha256 != checkpoint.sha256
+    if made.quantized is UNSET or made.quantized.checkpoint_sha256 == checkpoint.sha256:
+        return own, []
+    text = "INT8 stage of the shorter run was replaced by one of the extended run, with the same options"
+    again = replace(own, epochs=made.recipe.epochs, learning_rate=made.recipe.learning_rate, resume=False, force=True)
+    return replace(again, headroom=made.quantized.headroom), remark("replaced_int8_stage", text, [stage])
 
 
 def require_no_stage(out: Path, options: TrainOptions) -> None:

@@ -14,12 +14,14 @@ from __future__ import annotations
 
 import shlex
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import msgspec
 import numpy as np
 import onnx
+import torch
 from msgspec import UNSET
 from numpy.typing import NDArray
 
@@ -129,19 +131,35 @@ def quantize(
         assert begun.config.quantized is not UNSET
         quantised = QuantizedPair(detector, begun.config.quantized.plan)
     begun.keep_teacher(teacher_tensors(quantised), run.config.distilled)
-    return train_students(
-        quantised,
-        begun,
-        train_set,
-        images.subset(held_out),
-        options,
-        device=device,
-        bad=bad,
-        remarks=[],
-        task=TASK,
-        progress=progress,
-        profiler=profiler,
-    )
+    with _without_tf32():
+        return train_students(
+            quantised,
+            begun,
+            train_set,
+            images.subset(held_out),
+            options,
+            device=device,
+            bad=bad,
+            remarks=[],
+            task=TASK,
+            progress=progress,
+            profiler=profiler,
+        )
+
+
+@contextmanager
+def _without_tf32() -> Iterator[None]:
+    """Compute convolutions on GPUs with all bits of FP32.
+
+    With TF32, PyTorch's default, which keeps 10 of them, values near the middle between two
+    integers become others than those of the graph.
+    """
+    before = torch.backends.cudnn.allow_tf32
+    torch.backends.cudnn.allow_tf32 = False
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.allow_tf32 = before
 
 
 def require_quantisable(detector: FusedDetector) -> None:

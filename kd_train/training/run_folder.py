@@ -155,18 +155,29 @@ class Run:
     @property
     def how_to_continue(self) -> str:
         """The advice on how to continue the training."""
-        quantized = self.config.quantized
-        if quantized is not UNSET:
-            recipe = self.config.recipe
-            command = ["kdx", "quantize", str(self.path.parent), "--resume", "--epochs", str(recipe.epochs)]
-            command += ["--learning-rate", f"{recipe.learning_rate!r}", "--headroom", f"{quantized.headroom!r}"]
-            return f"continue it: {shlex.join(command)}"
+        if self.config.quantized is not UNSET:
+            return f"continue it: {self.quantize_command('--resume', self.config.recipe.epochs)}"
         if not self.config.data:
             return "continue with the catalogue that began it: kdx train-many"
         command = ["kdx", "train", self.config.data, "--out", str(self.path), "--method", self.config.method]
         if self.config.category is not None:
             command += ["--category", self.config.category]
         return f"continue with its other options: {shlex.join([*command, '--resume'])}"
+
+    def quantize_command(self, how: str, epochs: int) -> str:
+        """Return the command that trains this INT8 stage, with its other options.
+
+        Args:
+            how: ``--resume`` or ``--force``.
+            epochs: The number of epochs.
+        """
+        quantized, command = self.config.quantized, ["kdx", "quantize", str(self.path.parent), how]
+        assert quantized is not UNSET
+        command += ["--epochs", str(epochs), "--learning-rate", f"{self.config.recipe.learning_rate!r}"]
+        command += ["--headroom", f"{quantized.headroom!r}"]
+        if self.config.data != Run(self.path.parent).config.data:
+            command += ["--data", self.config.data]
+        return shlex.join(command)
 
     @property
     def distillation_seconds(self) -> float:

@@ -34,7 +34,7 @@ from kd_train.training.from_options import (
     teacher_config,
 )
 from kd_train.training.initial_students import learnt_before, open_students
-from kd_train.training.int8_stage import missing_stage, needs_new_stage, require_no_stage
+from kd_train.training.int8_stage import missing_stage, options_of_stage, require_no_stage
 from kd_train.training.kept_teacher import FinishedTeacher, KeptTeacher
 from kd_train.training.options import TrainOptions
 from kd_train.training.profile import Profiler
@@ -98,10 +98,9 @@ def train(
         if teacher_only or options.precision == "fp32":
             result = replace(result, remarks=[*result.remarks, *missing_stage(result.run)])
         else:
-            again = needs_new_stage(result.run)
-            resume = options.resume and not again
-            of_stage = replace(options, epochs=None, learning_rate=None, resume=resume, force=again)
-            result = replace(result, int8=quantize(result.run, of_stage, data, run_lock, progress, profiler))
+            of_stage, replaced = options_of_stage(result.run, replace(options, force=False))
+            stage = quantize(result.run, of_stage, data, run_lock, progress, profiler)
+            result = replace(result, int8=stage, remarks=[*result.remarks, *replaced])
         if not options.profile:
             return result
         profile = profiler.profile(str(check_device(options.device)), torch.get_num_threads(), options.workers)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -150,10 +149,10 @@ def export_run(
         force=force,
         progress=progress,
     )
-    if students is not None and "int8" in refused:
-        assert provenance.int8 is not None
-        command = shlex.join(["kdx", "quantize", str(run_path), "--epochs", str(2 * provenance.int8.epoch), "--force"])
-        refused["int8"] += f"; train them longer: {command}, see the page 'INT8 by training' of the documentation"
+    if stage is not None and students is not None and "int8" in refused:
+        command = stage.quantize_command("--force", 2 * stage.config.recipe.epochs)
+        advice = "students that decide worse than FP32 may need to learn longer"
+        refused["int8"] += f"; {advice}: {command}, see the page 'INT8 by training' of the documentation"
     return result, certificate, {**missing, **refused}
 
 

@@ -104,6 +104,17 @@ def test_biases_fit_into_32_bits() -> None:
     assert weight_steps(torch.zeros(2, 1, 1, 1), 0.02).tolist() == [1.0, 1.0]
 
 
+@pytest.mark.parametrize("size", [1e-45, 1e-44, 1e-41])
+def test_weights_that_are_almost_zero_have_a_step_and_become_zero(size) -> None:
+    weights = torch.ones(2, 4, 1, 1)
+    weights[0] = size
+    found = fake_quantize_parameters(weights, torch.tensor([0.0, 1.0]), Step(scale=1e-3, zero=0, type="uint8"))
+    assert (found.steps * 1e-3 > 0).all()
+    assert found.weight[0].flatten().tolist() == [0.0] * 4
+    assert found.bias is not None
+    assert found.bias[0] == 0
+
+
 @pytest.mark.parametrize(
     ("shape", "groups", "is_transposed"),
     [((6, 8, 3, 3), 1, False), ((6, 1, 3, 3), 6, False), ((4, 6, 2, 2), 1, True), ((4, 3, 2, 2), 2, True)],

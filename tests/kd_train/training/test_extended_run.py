@@ -12,7 +12,7 @@ from msgspec import UNSET
 
 from kd_export.graph.int8 import Int8Plan
 from kd_train.training.extended_run import as_extended
-from kd_train.training.int8_stage import needs_new_stage
+from kd_train.training.int8_stage import options_of_stage
 from kd_train.training.run_config import Quantized, RunConfig
 from kd_train.training.run_folder import Run
 from kd_train.training.train import train
@@ -169,13 +169,20 @@ def test_border_weights_are_measured_again(run):
 
 def test_an_int8_stage_of_the_weights_before_is_made_again(run):
     checkpoint, stage = Run(run).checkpoint("last").sha256, run / INT8_FOLDER
-    assert not needs_new_stage(Run(run))
+    asked = replace(LONGER, epochs=3, learning_rate=0.5)
+    own = replace(asked, epochs=None, learning_rate=None)
+    assert options_of_stage(Run(run), asked) == (own, [])
     config = as_extended(Run(run), LONGER)
     shutil.copytree(run, stage)
     write(run, cycles=config.cycles)
-    for of, expected in ((checkpoint, False), ("0" * 64, True)):
-        plan = Quantized(
-            checkpoint_sha256=of, teacher_sha256="", epoch=2, headroom=1, images=1, defects=0, plan=Int8Plan({})
-        )
-        write(stage, quantized=plan)
-        assert needs_new_stage(Run(run)) is expected
+    plan = Quantized(
+        checkpoint_sha256=checkpoint, teacher_sha256="", epoch=2, headroom=1.5, images=1, defects=0, plan=Int8Plan({})
+    )
+    write(stage, quantized=plan)
+    assert options_of_stage(Run(run), asked) == (own, [])
+    write(stage, quantized=msgspec.structs.replace(plan, checkpoint_sha256="0" * 64))
+    made = Run(stage).config.recipe
+    options, (said,) = options_of_stage(Run(run), asked)
+    rates = {"epochs": made.epochs, "learning_rate": made.learning_rate, "headroom": 1.5}
+    assert options == replace(own, **rates, resume=False, force=True)
+    assert "was replaced by one of the extended run, with the same options" in str(said)

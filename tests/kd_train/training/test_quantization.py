@@ -344,6 +344,20 @@ def test_an_existing_stage_is_neither_replaced_nor_resumed_unasked(quantised):
     assert refused.value.fix == "it is finished, and nothing is left to continue: pass `force=True` to replace it"
 
 
+def test_a_gpu_computes_convolutions_of_int8_students_in_fp32(source, monkeypatch):
+    seen = []
+
+    def trained(*_, **__):
+        seen.append(torch.backends.cudnn.allow_tf32)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    monkeypatch.setattr("kd_train.training.quantization.train_students", trained)
+    with pytest.raises(KeyboardInterrupt):
+        quantize_run(source, OPTIONS)
+    assert (seen, torch.backends.cudnn.allow_tf32) == ([False], True)
+
+
 def test_int8_networks_are_not_quantised_again(quantised):
     with pytest.raises(CheckpointError, match="are INT8 already") as refused:
         quantize_run(quantised / INT8_FOLDER, OPTIONS)

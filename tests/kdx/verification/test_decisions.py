@@ -254,6 +254,16 @@ def test_scores_that_are_all_equal_reject_nothing_and_are_refused() -> None:
     assert judged(FP32, equal).passed, "where FP32 rejects none, any that is rejected is a gain"
 
 
+def test_labelled_defects_of_which_fp32_rejects_none_are_no_fault_of_students_that_are_as_good() -> None:
+    labels = np.repeat([False, True], [100, 50])
+    subtle = np.concatenate([FP32.good[:100], np.linspace(FP32.good.min(), np.median(FP32.good), 50)])
+    found = judged(FP32, labelled=Labelled(labels, subtle, subtle))
+    assert found.passed
+    assert [(each.defects_are, each.rejected_reference) for each in found.decisions][1] == ("labelled", 0)
+    worse = np.concatenate([subtle[:100], subtle[100:] - np.ptp(FP32.good)])
+    assert not judged(FP32, labelled=Labelled(labels, subtle, worse)).passed, "image AUROC is compared all the same"
+
+
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_scores_that_are_not_finite_are_refused(value) -> None:
     broken = HeldOutScores(FP32.good, np.where(FP32.defects > 2, value, FP32.defects))

@@ -160,6 +160,19 @@ def test_without_images_to_judge_on_there_is_no_int8(run, cells, tmp_path):
     assert bundle.manifest.provenance.int8 is None
 
 
+def test_advice_on_refused_students_keeps_the_options_of_the_stage(run, dataset, tmp_path, monkeypatch):
+    record = run / INT8_FOLDER / "run.json"
+    config = json.loads(record.read_text(encoding="utf-8"))
+    config["recipe"]["learning_rate"], config["quantized"]["headroom"] = 0.0003, 1.5
+    record.write_text(json.dumps({**config, "data": str(dataset)}), encoding="utf-8")
+    monkeypatch.setattr(bundle_export, "write_int8_students", lambda *_: (None, "they decide worse"))
+    _, _, refused = export_run(run, tmp_path / "tile.kdx", progress=SILENT, precisions=BOTH)
+    command = f"kdx quantize {run} --force --epochs 2 --learning-rate 0.0003 --headroom 1.5 --data {dataset}"
+    assert refused["int8"].startswith(
+        f"they decide worse; students that decide worse than FP32 may need to learn longer: {command}, see"
+    )
+
+
 def test_without_a_stage_the_fp32_students_are_quantised(run, tmp_path, monkeypatch):
     shutil.rmtree(run / INT8_FOLDER)
     seen = []
