@@ -11,7 +11,9 @@ import msgspec
 from kdx.bundle.bundle import Bundle
 from kdx.bundle.open import open_bundle
 from kdx.bundle.store import write_manifest
+from kdx.errors import BundleError
 from kdx.storage.files import new_folder
+from kdx.workflows.fit.advice import reason_of
 from kdx.workflows.fit.cpu_timing import time_as_loaded
 from kdx.workflows.fit.fit_folder import FitFolder
 from kdx.workflows.fit.frontier import ranked
@@ -28,7 +30,11 @@ def keep_best(rows: Sequence[FrontierRow], request: FitRequest, folder: FitFolde
     shutil.rmtree(folder.best, ignore_errors=True)  # one of an earlier budget would be taken for this one's
     passed_over: list[str] = []
     for row in ranked(rows):
-        bundle = copy_with(open_bundle(folder.path / row.bundle), row.timing.precision, folder.best)
+        try:
+            bundle = copy_with(_as_measured(row, folder), row.timing.precision, folder.best)
+        except BundleError as error:
+            passed_over.append(f"{row.candidate} {row.timing.precision}: {reason_of(error)}")
+            continue
         timing = time_as_loaded(
             bundle,
             bundle.golden().images,
@@ -43,6 +49,14 @@ def keep_best(rows: Sequence[FrontierRow], request: FitRequest, folder: FitFolde
         )
         shutil.rmtree(folder.best)
     return None
+
+
+def _as_measured(row: FrontierRow, folder: FitFolder) -> Bundle:
+    bundle = open_bundle(folder.path / row.bundle)
+    if bundle.index_sha256 != row.bundle_sha256:
+        fix = "run the command again: it measures this one again"
+        raise BundleError(f"'{bundle.path}' was changed after it was measured", fix=fix)
+    return bundle
 
 
 def copy_with(bundle: Bundle, precision: str, target: Path) -> Bundle:

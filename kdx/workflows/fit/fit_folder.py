@@ -9,7 +9,8 @@ from typing import Any
 
 import msgspec
 
-from kdx.errors import CheckpointError, OutputError
+from kdx.bundle.open import open_bundle
+from kdx.errors import BundleError, CheckpointError, OutputError
 from kdx.storage.files import write_atomic
 from kdx.storage.json_output import write_json
 from kdx.storage.json_records import encode_record, read_record
@@ -79,13 +80,17 @@ class FitFolder:
         return self.path / "bundles" / f"{candidate.name}.kdx"
 
     def trial(self, candidate: MethodSize, key: str) -> Trial | None:
-        """Return a candidate's result, or None where there is none of that key with its bundle."""
+        """Return a candidate's result, or None where there is none of that key with its bundle.
+
+        A bundle that was exported or calibrated since is not the one that was measured.
+        """
         path = self._result(candidate)
-        if not path.is_file() or not self.bundle(candidate).is_dir():
+        if not path.is_file():
             return None
-        with contextlib.suppress(CheckpointError):  # a damaged one is made again
+        with contextlib.suppress(CheckpointError, BundleError):  # what is damaged is made again
             trial = read_record(path, Trial, error=CheckpointError, fix="")
-            return trial if trial.key == key else None
+            measured = open_bundle(self.bundle(candidate)).index_sha256 == trial.bundle_sha256
+            return trial if trial.key == key and measured else None
         return None
 
     def write_trial(self, trial: Trial) -> None:

@@ -25,6 +25,7 @@ def rows_of(trial: Trial, bundle: str, budget_ms: float) -> list[FrontierRow]:
                     timing=timing,
                     scores=measured.scores,
                     bundle=bundle,
+                    bundle_sha256=trial.bundle_sha256,
                     keeps_budget=(timing.measured_ms or 0.0) <= budget_ms,
                 )
             )

@@ -154,6 +154,7 @@ class Workshop:
         return Trial(
             candidate=candidate,
             key=self._key(run, precisions, images),
+            bundle_sha256=calibrated.index_sha256,
             epochs=history[-1].epoch,
             train_images=len(run.config.train_images),
             held_out_images=len(run.config.validation_images),

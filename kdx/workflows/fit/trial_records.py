@@ -151,6 +151,7 @@ class Trial(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         candidate: The candidate.
         key: Hash of everything that decides what follows, the checkpoint included.
+        bundle_sha256: Hash of the index of the bundle that was measured.
         epochs: Trained.
         train_images: Trained on.
         held_out_images: Held out.
@@ -162,6 +163,7 @@ class Trial(msgspec.Struct, frozen=True, kw_only=True):
 
     candidate: MethodSize
     key: str
+    bundle_sha256: str
     epochs: int
     train_images: int
     held_out_images: int
@@ -179,6 +181,7 @@ class FrontierRow(msgspec.Struct, frozen=True, kw_only=True):
         timing: The latency in the fastest backend.
         scores: How well defects are distinguished from good parts.
         bundle: Where it is, relative to the output folder.
+        bundle_sha256: Hash of its index when it was measured.
         keeps_budget: Whether the measured percentile is within the budget.
         on_frontier: Whether no other line is at least as fast and as accurate, and better in one of
             the two.
@@ -188,6 +191,7 @@ class FrontierRow(msgspec.Struct, frozen=True, kw_only=True):
     timing: Timing
     scores: Scores
     bundle: str
+    bundle_sha256: str
     keeps_budget: bool
     on_frontier: bool = False
 

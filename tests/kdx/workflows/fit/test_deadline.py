@@ -152,8 +152,8 @@ class StubWorkshop:
         if screened.candidate in self.too_long:
             raise TooLongError(7200, 3600)
         return Trial(
-            candidate=screened.candidate, key="", epochs=1, train_images=1, held_out_images=1, seconds=1.0, measured=[],
-            refused={}, teacher_comparisons=[],
+            candidate=screened.candidate, key="", bundle_sha256="", epochs=1, train_images=1, held_out_images=1,
+            seconds=1.0, measured=[], refused={}, teacher_comparisons=[],
         )  # fmt: skip
 
 

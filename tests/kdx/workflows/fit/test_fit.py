@@ -192,6 +192,40 @@ def test_a_second_call_trains_nothing_and_finds_the_same(fitted, out, no_trainin
     assert again["best"]["row"] == first["best"]["row"]
 
 
+@pytest.mark.slow
+def test_a_bundle_that_another_call_or_command_changed_is_measured_again(fitted, out, no_training, monkeypatch):
+    small, large = (out / f"bundles/stpm-{size}.kdx" for size in (32, 64))
+    held_out = Run(out / "runs/stpm-32").config.recipe.validation_fraction
+
+    def interrupt(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("kdx.workflows.fit.trial.calibrate_each", interrupt)
+        fit(fitted.data, out, "--false-reject-rate", 0.3, "--validation-fraction", held_out, code=130)
+    assert open_bundle(large).manifest.threshold is None  # exported for the other rate, and no more
+    invoke("calibrate", small, fitted.data, "--false-reject-rate", 0.4)
+    fit(fitted.data, out)
+    for bundle in (small, large, out / "best.kdx"):
+        assert open_bundle(bundle).manifest.threshold.false_reject_rate == 0.2
+    next((small / "golden").iterdir()).write_bytes(b"")  # damaged
+    assert [row["candidate"]["size"] for row in fit(fitted.data, out, "--json").json["rows"]] == [32, 64]
+
+
+@pytest.mark.slow
+def test_a_bundle_that_is_changed_while_the_search_runs_is_not_the_best(fitted, out, no_training, monkeypatch):
+    first = report_of(out)["best"]["row"]
+
+    def change(*_: object, **__: object) -> str:
+        invoke("calibrate", out / first["bundle"], fitted.data, "--false-reject-rate", 0.4)
+        return ""
+
+    monkeypatch.setattr("kdx.workflows.fit.search.was_disturbed", change)
+    best = fit(fitted.data, out, "--json").json["best"]
+    assert best["row"]["candidate"] != first["candidate"]
+    assert "was changed after it was measured" in best["passed_over"][0]
+
+
 def test_a_tighter_budget_is_judged_again_and_the_stale_bundle_is_removed(fitted, out, no_training):
     result = fit(fitted.data, out, "--sizes", "32", code=1, budget=1.9)
     assert "nothing keeps 1.9 ms" in result.stdout

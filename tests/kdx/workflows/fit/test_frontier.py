@@ -49,6 +49,7 @@ def row(ms, auroc, method="stpm", size=128, precision="fp32"):
         timing=timing(ms, precision=precision),
         scores=scores,
         bundle=f"bundles/{method}-{size}.kdx",
+        bundle_sha256="",
         keeps_budget=ms <= BUDGET,
     )
 
@@ -153,8 +154,9 @@ def test_a_busy_machine_is_detected_by_the_graph_that_was_screened(p50, is_told)
     screened = Screened(candidate=candidate, outcome="may keep", timings=[timing(5.0, p50=4.0)])
     measured = Measured(precision="fp32", timings=[timing(20.0, p50=p50)], scores=row(1, 0.5).scores)
     trial = Trial(
-        candidate=candidate, key="", epochs=1, train_images=1, held_out_images=1, seconds=1.0, measured=[measured]
-    )
+        candidate=candidate, key="", bundle_sha256="", epochs=1, train_images=1, held_out_images=1, seconds=1.0,
+        measured=[measured],
+    )  # fmt: skip
     assert bool(was_disturbed(screened, trial)) == is_told
 
 
