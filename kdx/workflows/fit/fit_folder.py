@@ -16,6 +16,8 @@ from kdx.storage.json_output import write_json
 from kdx.storage.json_records import encode_record, read_record
 from kdx.workflows.fit.trial_records import SCHEMA, MethodSize, Report, Screened, Trial
 
+# The setting that follows from all others, and from the content of the file of `parts`.
+HELD_OUT = "held_out_images"
 _INDEX = "fit-settings.json"
 _SCREENING = "screening.json"
 _FOLDERS = ("runs", "bundles", "results", "synthetic", "best.kdx")
@@ -38,11 +40,13 @@ class FitFolder:
     Args:
         path: The folder.
         settings: What decides its runs, beside method and size.
+        rate_decides: Whether ``validation_fraction`` follows from the false-reject rate.
     """
 
-    def __init__(self, path: Path, settings: dict[str, Any]) -> None:
+    def __init__(self, path: Path, settings: dict[str, Any], *, rate_decides: bool = False) -> None:
         self.path = path
         self.settings = settings
+        self.rate_decides = rate_decides
         self.report = path / "fit.json"
         self.plots = (path / "frontier.png", path / "frontier.svg")
         self.best = path / "best.kdx"
@@ -123,10 +127,21 @@ class FitFolder:
     def _require_same(self, kept: _FitSettings) -> None:
         began, asked = kept.settings, self.settings
         changed = [name for name in {**began, **asked} if began.get(name) != asked.get(name)]
-        if changed:
-            raise OutputError(
-                f"'{self.path}' holds runs of other settings: {', '.join(changed)} changed",
-                expected=", ".join(f"{name} {began.get(name, 'by default')}" for name in changed),
-                received=", ".join(f"{name} {asked.get(name, 'by default')}" for name in changed),
-                fix="give the options of the first call, choose another `out`, or begin again with `force=True`",
-            )
+        if not changed:
+            return
+        if len(changed) > 1:
+            changed = [name for name in changed if name != HELD_OUT]
+        cause, fix = "", "give the options of the first call"
+        if changed == [HELD_OUT]:
+            cause = ", which the file of `parts` decides"
+        elif "validation_fraction" in changed and self.rate_decides:
+            share = began["validation_fraction"]
+            cause = ": where it is not given, it follows from `false_reject_rate`"
+            # A larger share than the rate needs will do.
+            fix = f"give `validation_fraction={share:g}`" if share > asked["validation_fraction"] else fix
+        raise OutputError(
+            f"'{self.path}' holds runs of other settings: {', '.join(changed)} changed{cause}",
+            expected=", ".join(f"{name} {began.get(name, 'by default')}" for name in changed),
+            received=", ".join(f"{name} {asked.get(name, 'by default')}" for name in changed),
+            fix=f"{fix}, choose another `out`, or begin again with `force=True`",
+        )

@@ -40,11 +40,13 @@ class Material:
     Attributes:
         folder: The data folder.
         good: Its good images that can be read, with the hash of each.
+        held_out_sha256: Hash over those of them that are held out.
         remarks: What was left out or could not be used.
     """
 
     folder: ImageFolder
     good: tuple[ImageRecord, ...]
+    held_out_sha256: str = ""
     remarks: tuple[Remark, ...] = ()
 
     @property
@@ -116,7 +118,8 @@ def read_material(request: FitRequest, progress: Progress) -> tuple[Material, Fi
         raise _too_few(different, len(held_out), request.false_reject_rate)
     remarks = (*folder.remarks, *odd_remarks, *parts.remarks, *within(good), *between(folder, good, progress))
     decided = replace(request, training=replace(options, validation_fraction=share))
-    return Material(folder, tuple(records), remarks), decided
+    held_out_sha256 = hash_of_hashes(record.sha256 for record in held_out)
+    return Material(folder, tuple(records), held_out_sha256, remarks), decided
 
 
 def _share(images: int, false_reject_rate: float) -> float:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable, Collection, Mapping
+from pathlib import Path
 
 import msgspec
 
 from kd_train.training.freed_memory import keep_freed_memory
+from kd_train.training.from_options import split_names
 from kd_train.training.run_config import TRAINING_PACKAGES
 from kdx.bundle.teacher_comparison import worse_teacher
 from kdx.errors import BackendError
@@ -16,14 +18,14 @@ from kdx.progress import Progress
 from kdx.runtime.backend_table import BACKENDS
 from kdx.runtime.machine import Machine, describe_machine, package_versions
 from kdx.storage.cache import nothing_cached
-from kdx.storage.files import sha256_bytes
+from kdx.storage.files import sha256_bytes, sha256_file
 from kdx.storage.json_records import now
 from kdx.text import number_of
 from kdx.workflows.fit.advice import advice, by_reason, next_command, reason_of, teacher_lines, trial_line
 from kdx.workflows.fit.best import keep_best
 from kdx.workflows.fit.compact_choice import compact_choice
 from kdx.workflows.fit.deadline import Deadline, TooLongError
-from kdx.workflows.fit.fit_folder import FitFolder
+from kdx.workflows.fit.fit_folder import HELD_OUT, FitFolder
 from kdx.workflows.fit.frontier import next_to_train, rows_of, with_frontier
 from kdx.workflows.fit.frontier_plot import write_plots
 from kdx.workflows.fit.material import Material, read_material
@@ -63,8 +65,9 @@ def fit(request: FitRequest, progress: Progress, say: Callable[[str], None]) -> 
     if not any(info.is_usable() and not info.needs_gpu for info in BACKENDS.values()):
         raise BackendError("no CPU backend is installed on this machine", fix='pip install "kdx[fit]"')
     require_apart_from_images("runs and bundles", request.out, [request.data])
+    rate_decides = request.training.validation_fraction is None
     material, request = read_material(request, progress)
-    folder = FitFolder(request.out, _settings(request, material))
+    folder = FitFolder(request.out, _settings(request, material), rate_decides=rate_decides)
     folder.begin(force=request.force)
     machine = describe_machine(request.threads, package_versions((*TRAINING_PACKAGES, "openvino")))
     with nothing_cached():
@@ -224,10 +227,13 @@ def _refused(trials: Mapping[MethodSize, Trial], without_int8: Collection[Method
 
 
 def _settings(request: FitRequest, material: Material) -> dict[str, object]:
+    files = map(Path, split_names(request.training.weights))
     return {
         "data": str(request.data.resolve()),
         "category": request.training.category,
         "images": material.sha256,
+        HELD_OUT: material.held_out_sha256,
+        **{f"content of '{path}'": sha256_file(path) for path in files if path.is_file()},
         **request.asked(),
     }
 

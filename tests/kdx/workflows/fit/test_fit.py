@@ -298,6 +298,35 @@ def test_other_settings_are_refused_in_the_same_folder(fitted, out):
     assert "--force" in error
 
 
+def test_a_rate_that_holds_out_other_images_is_named_with_the_share_that_serves_it(fitted, out, no_training):
+    error = fit(fitted.data, out, "--false-reject-rate", 0.3, code=2).stderr
+    assert "validation_fraction changed: where it is not given, it follows from --false-reject-rate" in error
+    assert "give --validation-fraction 0.3334" in error
+    fit(fitted.data, out, "--false-reject-rate", 0.3, "--validation-fraction", 0.3334)
+    assert report_of(out)["false_reject_rate"] == 0.3
+
+
+def test_files_that_decide_runs_are_compared_by_their_content(dataset, tmp_path, screening):
+    parts, weights, out = tmp_path / "parts.csv", tmp_path / "weights.pth", tmp_path / "out"
+    names = sorted(path.name for path in (dataset / "train/good").iterdir())
+    options = ("--hours", 0, "--parts", parts, "--weights", weights)
+
+    def write(size: int, content: bytes) -> None:
+        """Write parts of so many images, and the file of weights."""
+        parts.write_text("".join(f"{name},{index // size}\n" for index, name in enumerate(names)), encoding="utf-8")
+        weights.write_bytes(content)
+
+    write(2, b"some")
+    fit(dataset, out, *options)
+    (out / "runs").mkdir()
+    write(3, b"some")
+    assert "held_out_images changed, which the file of --parts decides" in fit(dataset, out, *options, code=2).stderr
+    write(2, b"others")
+    assert f"content of '{weights}' changed" in fit(dataset, out, *options, code=2).stderr
+    write(2, b"some")
+    fit(dataset, out, *options)
+
+
 def test_what_cannot_be_built_is_named_with_its_reason_before_anything_is_trained(tmp_path, monkeypatch, no_training):
     def screened_or_failed(candidate, request, material):
         if candidate.size == 32:
