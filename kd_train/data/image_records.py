@@ -108,8 +108,6 @@ def _scan_one(path: Path) -> ImageRecord | tuple[Path, str]:
         )
     except ImageError as error:
         return path, error.message
-    except OSError as error:
-        return path, f"'{path}' cannot be read: {error.strerror}"
 
 
 def choose_input(

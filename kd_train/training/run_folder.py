@@ -24,13 +24,13 @@ from kd_train.training.distilled_teacher import TEACHER_FILE, TEACHER_FOLDER, Di
 from kd_train.training.run_config import NEWEST_SCHEMA, SCHEMA, TRAINING_PACKAGES, RunConfig
 from kd_train.training.run_lock import GOLDEN, RunLock
 from kdx.bundle.manifest import INDEX, Int8Students, Provenance, unfinished
-from kdx.errors import CheckpointError, DataError, OptionError
+from kdx.errors import CheckpointError, DataError, ImageError, OptionError
 from kdx.imaging.field_of_view import Crop, require_inside
 from kdx.imaging.image_identity import Likeness, identify
 from kdx.imaging.images import ChannelOrder, InputSpec
 from kdx.remarks import Remark, shorten
 from kdx.runtime.machine import package_versions
-from kdx.storage.files import new_folder, sha256_file, write_atomic
+from kdx.storage.files import new_folder, sha256_if_readable, write_atomic
 from kdx.storage.json_records import INT8_FOLDER, RUN_INDEX, encode_record, now, run_to_export
 from kdx.text import number_of
 
@@ -335,8 +335,9 @@ class Run:
         for path in ordered:
             if len(found) == most:
                 break
-            if trained.likeness(identify(path)) is Likeness.SAME:
-                found.append(path)
+            with contextlib.suppress(ImageError):  # others stand for one that cannot be read
+                if trained.likeness(identify(path)) is Likeness.SAME:
+                    found.append(path)
         if not found:
             raise DataError(
                 f"'{data or self.config.data}' contains none of the training images",
@@ -363,18 +364,22 @@ class Run:
             )
         where = data or Path(self.config.data)
         folder = self.config.open_data(data, "calibration_data")
-        found = {sha256_file(path): path for path in sorted(folder.good)}
+        files = [(sha256_if_readable(path), path) for path in sorted(folder.good)]
+        found = dict(files)
+        unread = [str(path) for digest, path in files if digest is None]
+        also = f"{number_of(len(unread), 'good [image|images]')} cannot be read: {shorten(unread)}" if unread else ""
         held_out = [path for digest, path in found.items() if digest in wanted]
         if not held_out:
             raise DataError(
                 f"'{where}' contains none of the {len(wanted)} good images that were held out",
+                received=also,
                 fix="name the folder of the training data: `calibration_data`",
             )
         missing = [name for name, digest in self.config.validation_images.items() if digest not in found]
         if missing:
             count = number_of(len(missing), "[image|images]")
             said = f"'{where}' does not contain {count} of {len(wanted)} that were held out: {shorten(missing)}"
-            warnings.warn(said, MissingImagesWarning, stacklevel=2)
+            warnings.warn(f"{said}; {also}" if also else said, MissingImagesWarning, stacklevel=2)
         return held_out
 
 

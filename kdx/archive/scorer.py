@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import socket
 import time
@@ -26,7 +25,7 @@ from kdx.imaging.value_range import ValueRange
 from kdx.loading.bundle_detector import detector_of
 from kdx.runtime.backend import ClosesOnExit
 from kdx.runtime.banded import is_read_in_bands
-from kdx.storage.files import sha256_bytes, sha256_file
+from kdx.storage.files import sha256_bytes, sha256_if_readable
 
 if TYPE_CHECKING:
     import numpy as np
@@ -131,9 +130,7 @@ class ShardScorer(ClosesOnExit):
         # Any other error of a decoder or a file system concerns this image alone.
         except Exception as found:
             error = f"{type(found).__name__}: {found}"
-        sha256 = None
-        with contextlib.suppress(OSError):
-            sha256 = sha256_file(file) if file.is_file() else None
+        sha256 = sha256_if_readable(file)
         return _Read(path, pixels, error, sha256, time.perf_counter() - started, levels, in_grey, size, in_bands)
 
     def _reason(self, error: ImageError, path: str) -> str:

@@ -15,8 +15,9 @@ from kdx.calibration.rates import images_to_promise
 from kdx.decision.level_map import Level, level_from, level_of, rule_of
 from kdx.errors import DataError, ImageError
 from kdx.folders.bad_images import skip_bad
+from kdx.folders.copies import identified
 from kdx.imaging.bands import require_whole_frames
-from kdx.imaging.image_identity import Likeness, identify
+from kdx.imaging.image_identity import Likeness
 from kdx.imaging.images import read_image
 from kdx.progress import SILENT, Progress
 from kdx.runtime.detector import Detector
@@ -121,8 +122,7 @@ def _first_half(bundle: Bundle, good_images: Sequence[Path], false_reject_rate: 
     trained = bundle.training_images()
     held_out: dict[str, Path] = {}
     seen: set[str] = set()
-    for path in good_images:
-        identity = identify(path)
+    for path, identity in identified(good_images):  # the threshold's calibration reports those that cannot be read
         if trained.likeness(identity) is not Likeness.SAME and identity.key not in seen:
             held_out[identity.file] = path
             seen.add(identity.key)
@@ -131,7 +131,7 @@ def _first_half(bundle: Bundle, good_images: Sequence[Path], false_reject_rate: 
     if len(held_out) < needed:
         rate = "" if false_reject_rate is None else f" at a false-reject rate of {false_reject_rate:g}"
         skipped = len(good_images) - len(held_out)
-        also = f" ({skipped} that were trained on, or are copies, do not count)" if skipped else ""
+        also = f" ({skipped} that were trained on, are copies, or cannot be read do not count)" if skipped else ""
         raise _too_few(needed, len(held_out), f"are held out{rate}{also}")
     return {digest: held_out[digest] for digest in sorted(held_out)[: len(held_out) // 2]}
 

@@ -188,7 +188,7 @@ def _describe(error: OSError, usage: str) -> str:
     if is_disk_full(error):
         return f"the disk is full{where}; nothing was left half written\n  fix: free space and run the command again"
     if error.errno in {errno.EACCES, errno.EPERM, errno.EROFS}:
-        return f"no permission{where}: {error.strerror}\n  fix: choose a folder that you may write to"
+        return f"no permission{where}: {error.strerror}\n  fix: allow it, or choose a folder that you may write to"
     if error.filename and error.errno in {errno.ENOTDIR, errno.EEXIST}:
         return (
             f"{error.strerror}: '{error.filename}'\n  fix: choose another path: a file stands where a folder is needed"

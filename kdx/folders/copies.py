@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from kdx.errors import DataError
+from kdx.errors import DataError, ImageError
 from kdx.folders.data_folder import ImageFolder, TestImage
 from kdx.imaging.image_identity import Identity, KnownImages, Likeness, distinct, identify, nearly_repeated
 from kdx.progress import SILENT, Progress, track
@@ -51,7 +51,7 @@ def identified(paths: Iterable[Path], progress: Progress = SILENT) -> list[tuple
     for path in track(progress, paths, "reading files", len(paths)):
         try:
             found.append((path, identify(path)))
-        except OSError:
+        except ImageError:
             continue
     return found
 

@@ -27,6 +27,6 @@ def is_converted_to_grey(path: Path, spec: InputSpec) -> bool:
         if read_header(path).is_grey:
             return False
         content = content_of(path)
-    except (ImageError, OSError):
+    except ImageError:
         return False  # the error is reported where the image is read
     return isinstance(content, ImageContent) and not content.is_grey

@@ -8,6 +8,7 @@ cases.
 from __future__ import annotations
 
 import io
+import os
 import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -73,7 +74,8 @@ def open_image(path: Path, data: bytes | None = None) -> Iterator[ImageFile]:
         # Not opened by name: Pillow would map an uncompressed TIFF into memory with width and
         # height already exchanged by its orientation, and scramble it.
         file = held.enter_context(_file_of(path) if data is None else io.BytesIO(data))
-        image = held.enter_context(_identified(path, file))
+        with reading(path):
+            image = held.enter_context(_identified(path, file))
         pixels = image.width * image.height
         if not pixels:
             raise ImageError(f"'{path}' has no pixels", received=f"{image.width} × {image.height}")
@@ -105,15 +107,35 @@ def open_picture(path: Path, data: bytes | None = None) -> Iterator[tuple[Image.
         yield without_alpha(path, load_upright(path, image)), maximum
 
 
-def _file_of(path: Path) -> BinaryIO:
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Convert every error of the file system to an ``ImageError``."""
     try:
+        yield
+    except OSError as error:
+        reason = (error.strerror or type(error).__name__).lower()
+        raise ImageError(f"'{path}' cannot be read: {reason}") from error
+
+
+def status_of(path: Path) -> os.stat_result:
+    """Return the status of a file that is not empty.
+
+    Raises:
+        ImageError: There is no file, it is empty, or the user may not look at it.
+    """
+    with reading(path):
         if not path.is_file():
             raise ImageError(f"'{path}' {_what_is_wrong_with(path)}")
-        if path.stat().st_size == 0:
-            raise ImageError(f"'{path}' is empty (0 bytes)", fix="replace or remove the file")
+        status = path.stat()
+    if status.st_size == 0:
+        raise ImageError(f"'{path}' is empty (0 bytes)", fix="replace or remove the file")
+    return status
+
+
+def _file_of(path: Path) -> BinaryIO:
+    status_of(path)
+    with reading(path):
         return path.open("rb")
-    except PermissionError as error:
-        raise ImageError(f"'{path}' cannot be read: permission denied") from error
 
 
 def _what_is_wrong_with(path: Path) -> str:

@@ -26,7 +26,16 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from kdx.errors import ImageError
-from kdx.imaging.image_files import DEEP_GREY, EIGHT_BIT_GREY, MAX_PIXELS, decoding, open_image, open_picture
+from kdx.imaging.image_files import (
+    DEEP_GREY,
+    EIGHT_BIT_GREY,
+    MAX_PIXELS,
+    decoding,
+    open_image,
+    open_picture,
+    reading,
+    status_of,
+)
 from kdx.storage.files import sha256_bytes, sha256_file
 
 # The most bits of 256 in which near copies differ. Measured on the good images of Magnetic Tile
@@ -85,7 +94,7 @@ def identify(path: Path) -> Identity:
     """Return the hashes of an image file, or only that of the file if it cannot be decoded.
 
     Raises:
-        OSError: The file cannot be read.
+        ImageError: The file cannot be read, or is empty.
     """
     content = content_of(path)
     return content if isinstance(content, Identity) else content.identity
@@ -95,10 +104,11 @@ def content_of(path: Path) -> ImageContent | Identity:
     """Return what a file shows, or only the hash of the file if it cannot be decoded.
 
     Raises:
-        OSError: The file cannot be read.
+        ImageError: The file cannot be read, or is empty.
     """
-    stat = path.stat()
-    return _content(path, stat.st_mtime_ns, stat.st_size)
+    status = status_of(path)
+    with reading(path):
+        return _content(path, status.st_mtime_ns, status.st_size)
 
 
 @functools.lru_cache(maxsize=_KEPT)  # calibration and evaluation ask for the same files several times

@@ -39,6 +39,13 @@ def sha256_file(path: Path) -> str:
     return digest.hexdigest()
 
 
+def sha256_if_readable(path: Path) -> str | None:
+    """Return the hexadecimal SHA-256 of a file's content, or None if it cannot be read."""
+    with contextlib.suppress(OSError):
+        return sha256_file(path) if path.is_file() else None
+    return None
+
+
 def hash_of_hashes(hashes: Iterable[str]) -> str:
     """Return one hash over the hashes of files, independent of their order."""
     return sha256_bytes("\n".join(sorted(hashes)).encode())

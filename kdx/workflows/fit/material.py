@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -16,12 +16,13 @@ from kd_train.data.parts import parts_of
 from kd_train.datasets import open_data
 from kd_train.recipes import Recipe
 from kdx.calibration.rates import images_to_promise, lowest_rate
-from kdx.errors import DataError, ImageError
+from kdx.errors import DataError, ImageError, in_one_line
 from kdx.folders.copies import between, within
 from kdx.folders.data_folder import ImageFolder, require_good
-from kdx.imaging.images import InputSpec, read_image
+from kdx.imaging.image_identity import identify
+from kdx.imaging.images import InputSpec, decode_image, read_image
 from kdx.progress import Progress
-from kdx.remarks import Remark
+from kdx.remarks import Remark, remark
 from kdx.storage.files import hash_of_hashes
 from kdx.workflows.fit.request import FitRequest
 
@@ -96,7 +97,8 @@ def read_material(request: FitRequest, progress: Progress) -> tuple[Material, Fi
     options = request.training
     folder = open_data(request.data, options.category, options.folder_options, progress=progress)
     odd = "keep" if folder.dataset and options.odd_images == "stop" else options.odd_images
-    scanned = scan_images(require_good(folder), BadImages(options.max_bad_images), progress)
+    bad = BadImages(options.max_bad_images)
+    scanned = scan_images(require_good(folder), bad, progress)
     records, odd_remarks = handle_odd_images(scanned, odd, channels=options.channels)
     if not records:
         raise DataError(f"'{request.data}' holds no good image that can be read", fix="repair or add images")
@@ -116,10 +118,23 @@ def read_material(request: FitRequest, progress: Progress) -> tuple[Material, Fi
     )
     if len(held_out) < images_to_promise(request.false_reject_rate):
         raise _too_few(different, len(held_out), request.false_reject_rate)
-    remarks = (*folder.remarks, *odd_remarks, *parts.remarks, *within(good), *between(folder, good, progress))
+    remarks = [*folder.remarks, *odd_remarks, *parts.remarks, *within(good), *between(folder, good, progress)]
+    undecoded = [record.path for record in scanned if not record.pixels]
+    skipped = [*bad.reasons.values(), *_reasons([*undecoded, *(image.path for image in folder.test)])]
+    remarks += remark("skipped", "[image|images] that cannot be read [is|are] skipped", skipped)
     decided = replace(request, training=replace(options, validation_fraction=share))
     held_out_sha256 = hash_of_hashes(record.sha256 for record in held_out)
-    return Material(folder, tuple(records), held_out_sha256, remarks), decided
+    return Material(folder, tuple(records), held_out_sha256, tuple(remarks)), decided
+
+
+def _reasons(paths: Iterable[Path]) -> Iterator[str]:
+    """Yield why images cannot be read; nothing of others."""
+    for path in paths:
+        try:
+            if not identify(path).pixels:
+                decode_image(path, channels=3)
+        except ImageError as error:
+            yield in_one_line(error)
 
 
 def _share(images: int, false_reject_rate: float) -> float:

@@ -25,7 +25,7 @@ from kdx.imaging.value_range import NarrowRanges, counted
 from kdx.progress import SILENT
 from kdx.remarks import Remark
 from kdx.storage.cache import nothing_cached
-from kdx.storage.files import hash_of_hashes, new_folder, sha256_bytes, sha256_file, write_atomic
+from kdx.storage.files import hash_of_hashes, new_folder, sha256_bytes, sha256_if_readable, write_atomic
 from kdx.storage.json_records import encode_record, read_record
 from kdx.workflows.many.product_records import ProductOrder, ProductResult, TeacherOrder, TeacherResult
 
@@ -66,7 +66,7 @@ def product_fingerprint(order: ProductOrder, folder: ImageFolder) -> str:
     files = [*folder.good, *(path for image in folder.test for path in (image.path, image.mask) if path is not None)]
     named = [(path.name, path) for path in [*files, *product.files]]
     named += [(f"teacher {path.name}", path) for path in product.teacher_files]
-    hashes = [f"{name} {sha256_file(path)}" for name, path in named if path.is_file()]
+    hashes = [f"{name} {sha256}" for name, path in named if (sha256 := sha256_if_readable(path))]
     hashes += [f"init {_initial_students(order)}"] if product.init else []
     return sha256_bytes(msgspec.json.encode([product.decisive, hash_of_hashes(hashes)]))
 

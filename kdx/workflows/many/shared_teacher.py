@@ -22,7 +22,7 @@ from kdx.imaging.image_size import ImageSize
 from kdx.imaging.value_range import NarrowRanges, counted
 from kdx.remarks import remark
 from kdx.storage.cache import nothing_cached
-from kdx.storage.files import hash_of_hashes, sha256_bytes, sha256_file
+from kdx.storage.files import hash_of_hashes, sha256_bytes, sha256_if_readable
 from kdx.storage.json_records import read_record
 from kdx.workflows.many.product import failed, keep
 from kdx.workflows.many.product_records import ProductOrder, ProductResult, TeacherOrder, TeacherResult
@@ -263,7 +263,7 @@ def _fingerprint(order: TeacherOrder) -> str:
         options = FolderOptions(product.subfolders, product.good_folders)
         folder = open_data(Path(product.data), product.category, options)
         files = [*folder.good, *product.files, *product.teacher_files]
-        contents = hash_of_hashes(f"{path.name} {sha256_file(path)}" for path in files if path.is_file())
+        contents = hash_of_hashes(f"{path.name} {sha256}" for path in files if (sha256 := sha256_if_readable(path)))
         parts.append([name, product.decisive, contents])
     return sha256_bytes(msgspec.json.encode(parts))
 

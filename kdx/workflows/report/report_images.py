@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kdx.bundle.bundle import Bundle
-from kdx.errors import DataError
+from kdx.errors import DataError, ImageError
 from kdx.folders.copies import unknown
 from kdx.folders.data_folder import GOOD, ImageFolder, TestImage
 from kdx.imaging.grey_conversion import grey_conversion_remarks
@@ -117,8 +117,8 @@ def _hash(held_out: Sequence[tuple[Path, Identity]]) -> str:
 
 
 def _identity(path: Path) -> Identity | None:
-    """Return an image's hashes; None for a damaged file, which is reported when it is scored."""
+    """Return an image's hashes; None for an unreadable file, which is reported later."""
     try:
         return identify(path)
-    except OSError:
+    except ImageError:
         return None

@@ -12,10 +12,11 @@ import pytest
 from kd_export.graph.int8 import Int8Plan
 from kd_train.training.free_folder import require_free
 from kd_train.training.run_config import Quantized
-from kd_train.training.run_folder import Run
+from kd_train.training.run_folder import MissingImagesWarning, Run
 from kd_train.training.run_remarks import remarks_on
 from kdx.errors import OutputError
 from kdx.storage.json_records import INT8_FOLDER
+from tests.platforms import needs_links
 
 
 def stage_in(run: Path, checkpoint_sha256: str | None = None) -> Run:
@@ -71,3 +72,18 @@ def test_a_finished_run_has_nothing_to_continue(run_copy):
     assert "`resume=True`" in advice()
     (run_copy / "run.json").write_text("{", encoding="utf-8")
     assert "`resume=True`" in advice(), "a damaged run is named where it is opened"
+
+
+@needs_links
+def test_files_that_cannot_be_read_are_no_images_of_a_run(tiny_run, dataset_copy):
+    run = Run(tiny_run)
+    found = run.training_files(dataset_copy), run.held_out_files(dataset_copy)
+    good = dataset_copy / "train/good"
+    (good / "gone.png").symlink_to("nowhere.png")
+    assert (run.training_files(dataset_copy), run.held_out_files(dataset_copy)) == found
+    first = found[1][0]
+    first.unlink()
+    first.symlink_to("nowhere.png")
+    said = rf"does not contain 1 image .*: {first.name}; 2 good images cannot be read: .*gone\.png"
+    with pytest.warns(MissingImagesWarning, match=said):
+        assert run.held_out_files(dataset_copy) == found[1][1:]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -12,7 +14,7 @@ import pytest
 from PIL import Image
 
 from kdx.bundle.open import open_bundle
-from kdx.errors import BundleError
+from kdx.errors import BundleError, ImageError
 from kdx.imaging.image_identity import Identity, KnownImages, Likeness, content_of, distinct, identify, nearly_repeated
 from kdx.storage.files import sha256_file
 from tests.conftest import cell_images
@@ -281,3 +283,17 @@ def test_a_file_that_is_too_large_to_be_decoded_is_not_read_whole(tmp_path, cell
         monkeypatch.setattr(f"kdx.imaging.{module}.MAX_PIXELS", 128 * 128 - 1)
     monkeypatch.setattr(Path, "read_bytes", None)
     assert identify(tmp_path / "large.bmp") == Identity(file=sha256_file(tmp_path / "large.bmp"))
+
+
+def test_a_file_that_cannot_be_read_is_an_image_that_cannot_be_read(tmp_path, cell, monkeypatch) -> None:
+    cell.save(tmp_path / "a.png")
+    with pytest.raises(ImageError, match=r"gone\.png' does not exist"):
+        identify(tmp_path / "gone.png")
+
+    def fail(path, *_):
+        raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
+
+    for name in ("read_bytes", "open"):
+        monkeypatch.setattr(Path, name, fail)
+    with pytest.raises(ImageError, match=r"a\.png' cannot be read: input/output error"):
+        identify(tmp_path / "a.png")

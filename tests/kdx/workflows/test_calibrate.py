@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 
 import pytest
 
@@ -10,8 +11,9 @@ from kdx.bundle.keys import make_keys, private_key
 from kdx.bundle.manifest import SIGNATURE
 from kdx.bundle.open import open_bundle
 from kdx.bundle.signing import sign_bundle
-from kdx.errors import BundleError
+from kdx.errors import BundleError, ImageError
 from kdx.workflows.calibrate import CalibrationRequest, calibrate_folder
+from tests.platforms import needs_links
 
 
 def test_thresholds_are_stored_and_a_signature_that_is_removed_is_reported(bundle_copy, cells, tmp_path):
@@ -53,3 +55,17 @@ def test_a_threshold_of_one_image_says_that_nothing_bounds_it(bundle_copy, cells
 def test_what_becomes_of_frames_beyond_the_limits_is_said(bundle_copy, cells, cli):
     said = cli("calibrate", bundle_copy, cells, "--false-reject-rate", 0.1, "--backend", "onnxruntime-cpu").stdout
     assert "others are never good: defective above the threshold, else undecided" in said
+
+
+@needs_links
+@pytest.mark.parametrize("per_position", [False, True])
+def test_a_file_that_cannot_be_read_counts_as_a_bad_image(bundle_copy, cells, tmp_path, per_position):
+    folder = shutil.copytree(cells, tmp_path / "cells")
+    (folder / "gone.png").symlink_to("nowhere.png")
+    request = CalibrationRequest(0.2, backend="onnxruntime-cpu", per_position=per_position)
+    with pytest.raises(ImageError, match=r"gone\.png' is a symbolic link to 'nowhere\.png', which does not exist"):
+        calibrate_folder(bundle_copy, folder, request)
+    found = calibrate_folder(bundle_copy, folder, replace(request, max_bad_images=1))
+    assert list(found.exact.bad_images) == [str(folder / "gone.png")]
+    whole = calibrate_folder(bundle_copy, cells, request).exact.threshold
+    assert (found.exact.threshold.score, found.exact.threshold.data_sha256) == (whole.score, whole.data_sha256)
