@@ -13,7 +13,18 @@ from pathlib import Path
 from kdx.errors import DataError, OutputError
 from kdx.folders.folder_parts import is_part
 from kdx.folders.good_names import is_good
-from kdx.folders.image_search import LeftOut, entries, folders, holds_images, image_files, leads_up, own_kind, walk
+from kdx.folders.image_search import (
+    LeftOut,
+    checked_is_dir,
+    entries,
+    folders,
+    holds_images,
+    image_files,
+    is_hidden,
+    leads_up,
+    own_kind,
+    walk,
+)
 from kdx.text import number_of
 
 # An output so many folders below one of images is among them. Further up, folders are of another
@@ -53,7 +64,7 @@ def require_apart_from_images(what: str, output: Path, data: Iterable[Path] = ()
         OutputError: It would lie among images.
     """
     data = list(data)
-    if any(each.is_file() for each in data):  # refused as such, before anything is written
+    if any(not checked_is_dir(each) and each.is_file() for each in data):  # refused as such, before anything is written
         return
     require_apart_from_data(what, output, data, option=option)
     real = Path(os.path.realpath(output))
@@ -72,7 +83,7 @@ def require_apart_from_data(what: str, output: Path, data: Iterable[Path], *, op
     """
     real = Path(os.path.realpath(output))
     for folder in data:
-        if folder.is_dir() and _is_among(real, Path(os.path.realpath(folder))):
+        if checked_is_dir(folder) and _is_among(real, Path(os.path.realpath(folder))):
             raise among_images(what, option, output, folder)
 
 
@@ -87,15 +98,21 @@ def _is_among(output: Path, data: Path) -> bool:
 
 
 def _is_of_images(folder: Path, output: Path) -> bool:
-    """Whether a folder is one of images, and not one of results with a picture among them."""
-    if is_part(folder.name):
-        inside = [each for each in folders(folder) if each != output and each not in output.parents]
-        if any(image_files(each) and not own_kind(each) for each in inside):
+    """Whether a folder is one of images, and not one of results with a picture among them.
+
+    One that the user may not list is none: nobody finds images in it. An example is ``/home``.
+    """
+    try:
+        images = image_files(folder)
+        others = [each for each in entries(folder) if each not in images and not is_hidden(each.name)]
+        is_mixed = any(each.is_file() or own_kind(each) for each in others if each != output)
+        if images and (is_good(folder.name) or not is_mixed):
             return True
-    images = image_files(folder)
-    others = [each for each in entries(folder) if each not in images and not each.name.startswith(".")]
-    is_mixed = any(each.is_file() or own_kind(each) for each in others if each != output)
-    return bool(images) and (is_good(folder.name) or not is_mixed)
+        inside = folders(folder) if is_part(folder.name) else ()
+        others = [each for each in inside if each != output and each not in output.parents]
+        return any(image_files(each) and not own_kind(each) for each in others)
+    except DataError:
+        return False
 
 
 def outputs_in(folder: Path, *, itself: bool = False) -> list[Path]:

@@ -10,7 +10,7 @@ from kdx.errors import DataError
 from kdx.folders.chosen_by_score import CHOSEN_BY_SCORE, chosen_remarks, where_chosen
 from kdx.folders.folder_layout import FolderReader
 from kdx.folders.image_folder import GOOD, FolderOptions, ImageFolder, TestImage
-from kdx.folders.image_search import folders, image_files, listing
+from kdx.folders.image_search import checked_is_dir, folders, image_files, listing
 from kdx.folders.layout_errors import nothing_found
 from kdx.imaging.other_formats import other_format
 
@@ -64,9 +64,9 @@ def open_defects(root: str | Path, options: FolderOptions | None = None) -> tupl
 
 
 def _reader(root: Path, options: FolderOptions | None) -> FolderReader:
-    if not root.exists():
-        raise DataError(f"the folder '{root}' does not exist")
-    if not root.is_dir():
+    if not checked_is_dir(root):
+        if not root.exists():
+            raise DataError(f"the folder '{root}' does not exist")
         other = other_format(root, b"")
         raise DataError(
             f"'{root}' is not a folder" + (f", but {other.title}" if other else ""),

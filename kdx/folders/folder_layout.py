@@ -13,6 +13,7 @@ from kdx.folders.good_names import Named, by_name, is_bad, is_good
 from kdx.folders.image_folder import GOOD, FolderOptions, ImageFolder, TestImage
 from kdx.folders.image_search import (
     LeftOut,
+    checked_is_dir,
     entries,
     folders,
     holds_images,
@@ -293,7 +294,7 @@ class FolderReader:
         for path in entries(folder):
             if is_hidden(path.name):
                 self.left_out.add("hidden", self._name(path))
-            elif not is_image_name(path.name) and not path.is_dir():
+            elif not is_image_name(path.name) and not checked_is_dir(path):
                 self.left_out.add("not_an_image", self._name(path))
 
     def _name(self, path: Path) -> str:

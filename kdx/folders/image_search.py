@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 from collections import Counter
@@ -18,7 +19,16 @@ from kdx.text import agreeing
 
 # The files of operating systems, archivers and network drives beside those of the user.
 _SYSTEM = frozenset(
-    {"$recycle.bin", "@eadir", "__macosx", "desktop.ini", "ehthumbs.db", "system volume information", "thumbs.db"}
+    {
+        "$recycle.bin",
+        "@eadir",
+        "__macosx",
+        "desktop.ini",
+        "ehthumbs.db",
+        "lost+found",
+        "system volume information",
+        "thumbs.db",
+    }
 )
 _TEXTS = {
     "hidden": "hidden or system [file or folder was|files and folders were] left out",
@@ -55,7 +65,9 @@ _INDEXES = {RUN_INDEX: "run folder", BUNDLE_INDEX: "bundle"}
 
 def own_kind(folder: Path) -> str:
     """Return what a folder that kdx wrote is called; empty for one that is no run or bundle."""
-    return next((kind for index, kind in _INDEXES.items() if (folder / index).is_file()), "")
+    with contextlib.suppress(OSError):  # whoever lists the folder says that the user may not enter it
+        return next((kind for index, kind in _INDEXES.items() if (folder / index).is_file()), "")
+    return ""
 
 
 class LeftOut:
@@ -109,7 +121,7 @@ def walk(root: Path, left_out: LeftOut | None = None) -> Iterator[str]:
     Raises:
         DataError: The folder is missing, or the user may not list one of the folders.
     """
-    if not root.is_dir():
+    if not checked_is_dir(root):
         raise DataError(f"there is no folder '{root}'", fix="name the folder that holds the images")
     yield from _walk(root, "", left_out or LeftOut())
 
@@ -154,6 +166,18 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
         raise
 
 
+def checked_is_dir(path: Path) -> bool:
+    """Whether a path is that of a folder.
+
+    Raises:
+        DataError: The user may not enter the folder around it.
+    """
+    try:
+        return path.is_dir()
+    except OSError as error:
+        raise _unreadable(path.parent, error) from error
+
+
 def leads_up(folder: Path) -> bool:
     """Whether a folder is a symbolic link to a folder that it lies in."""
     return folder.is_symlink() and folder.parent.resolve().is_relative_to(folder.resolve())
@@ -181,23 +205,25 @@ def entries(folder: Path) -> list[Path]:
 
 def image_files(folder: Path) -> tuple[Path, ...]:
     """Return the image files directly in a folder, sorted by name, without hidden files."""
-    if not folder.is_dir():
+    if not checked_is_dir(folder):
         return ()
     return tuple(
-        path for path in entries(folder) if is_image_name(path.name) and not is_hidden(path.name) and not path.is_dir()
+        path
+        for path in entries(folder)
+        if is_image_name(path.name) and not is_hidden(path.name) and not checked_is_dir(path)
     )
 
 
 def folders(folder: Path) -> tuple[Path, ...]:
     """Return the folders directly in a folder, sorted by name, without hidden ones."""
-    if not folder.is_dir():
+    if not checked_is_dir(folder):
         return ()
-    return tuple(path for path in entries(folder) if path.is_dir() and not is_hidden(path.name))
+    return tuple(path for path in entries(folder) if not is_hidden(path.name) and checked_is_dir(path))
 
 
 def listing(folder: Path) -> str:
     """Return a short text that lists what is directly in a folder."""
-    names = [path.name + ("/" if path.is_dir() else "") for path in entries(folder)]
+    names = [path.name + ("/" if checked_is_dir(path) else "") for path in entries(folder)]
     shown = ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
     return shown or "an empty folder"
 

@@ -16,7 +16,7 @@ from kdx.errors import DataError, ImageError, OptionError
 from kdx.folders.apart import among_images
 from kdx.folders.bad_images import skip_bad
 from kdx.folders.folder_parts import masks_folder
-from kdx.folders.image_search import LeftOut, listing, walk
+from kdx.folders.image_search import LeftOut, checked_is_dir, listing, walk
 from kdx.imaging.bands import require_whole_maps
 from kdx.imaging.images import InputSpec
 from kdx.loading.group import DetectorGroup, load_many
@@ -274,7 +274,7 @@ def expand(images: list[Path], left_out: LeftOut) -> list[Path]:
     """
     paths: dict[Path, None] = {}
     for image in images:
-        named = [image] if not image.is_dir() else _in_folder(image, left_out)
+        named = [image] if not checked_is_dir(image) else _in_folder(image, left_out)
         for path in named:
             if path in paths:
                 left_out.add("named_twice", str(path))

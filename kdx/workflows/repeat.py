@@ -13,7 +13,7 @@ from kdx.calibration.repeatability import CAPABLE, USUAL_IMAGES, Repeatability, 
 from kdx.decision.verdict import Decision, Verdict
 from kdx.errors import BackendError, DataError, ImageError
 from kdx.folders.bad_images import skip_bad
-from kdx.folders.image_search import folders, holds_images, image_files, listing
+from kdx.folders.image_search import checked_is_dir, folders, holds_images, image_files, listing
 from kdx.imaging.image_identity import Identity, distinct, identify
 from kdx.loading.load import load
 from kdx.progress import SILENT, Progress, track
@@ -157,7 +157,7 @@ def _repetition(path: Path, verdict: Verdict) -> Repetition:
 
 def _images_of(folder: Path) -> tuple[Path, ...]:
     """Return the images directly in a folder, which show one part."""
-    if not folder.is_dir():
+    if not checked_is_dir(folder):
         raise DataError(f"there is no folder '{folder}'", fix="name the folder with the images of one part")
     others = [each.name for each in folders(folder) if holds_images(each)]
     if others:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from PIL import Image
 
-from kdx.errors import OutputError
+from kdx.errors import DataError, OutputError
 from kdx.folders.apart import require_apart_from_images
 
 
@@ -46,6 +46,31 @@ def test_a_plain_folder_is_images_alone(tmp_path, monkeypatch):
     (tmp_path / "fit.json").unlink()
     monkeypatch.chdir(tmp_path)  # where users work, pictures lie about
     require_apart_from_images("the run", tmp_path / "tile.kdx")
+
+
+def test_a_folder_around_that_may_not_be_listed_is_not_one_of_images(parts, tmp_path, close):
+    close(tmp_path, may_enter=True)
+    require_apart_from_images("the run", tmp_path / "a/run", [parts])
+    (tmp_path / "test/hidden").mkdir(parents=True)
+    close(tmp_path / "test/hidden", may_enter=True)
+    require_apart_from_images("the run", tmp_path / "test/run")
+    with pytest.raises(OutputError, match="would lie among the images"):
+        require_apart_from_images("the run", parts / "train/run")
+
+
+def test_data_in_a_folder_that_may_not_be_entered_are_named(parts, tmp_path, close):
+    close(tmp_path)
+    with pytest.raises(DataError, match=rf"'{tmp_path}' cannot be listed: permission denied"):
+        require_apart_from_images("the run", tmp_path.parent / "run", [parts])
+
+
+def test_a_folder_that_may_not_be_entered_does_not_hide_the_images_beside_it(tmp_path, close):
+    Image.new("L", (8, 8)).save(tmp_path / "0.png")
+    for name in ("closed", "lost+found"):
+        (tmp_path / name).mkdir()
+        close(tmp_path / name)
+    with pytest.raises(OutputError, match="would lie among the images"):
+        require_apart_from_images("the run", tmp_path / "run")
 
 
 def test_commands_that_write_pictures_refuse_places_among_images(cli, dataset_copy, tiny_run, tmp_path, monkeypatch):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from pathlib import Path
 
@@ -13,8 +12,9 @@ from kd_train.datasets import open_data, open_defective
 from kdx.errors import DataError
 from kdx.folders.data_folder import FolderOptions, open_folder
 from kdx.folders.good_names import Named, by_name
-from kdx.folders.image_search import image_suffixes
+from kdx.folders.image_search import LeftOut, image_suffixes
 from kdx.workflows.many.catalog import read_catalog
+from kdx.workflows.predict import expand
 from tests.platforms import needs_links
 
 ALL = FolderOptions(subfolders=True)
@@ -94,18 +94,29 @@ def test_hidden_and_other_files_are_left_out_counted_and_named(dataset_copy):
     assert found["not_an_image"].first == ("train/good/notes.txt",)
 
 
-def test_a_folder_that_may_not_be_read_is_named(tmp_path, monkeypatch):
+def test_a_folder_that_may_not_be_read_is_named(tmp_path, close):
     make(tmp_path, "train/good/0.png")
-    plainly = os.scandir
-
-    def refuse(path):
-        if Path(path).name == "good":
-            raise PermissionError(13, "Permission denied")
-        return plainly(path)
-
-    monkeypatch.setattr("os.scandir", refuse)
+    close(tmp_path / "train/good")
     with pytest.raises(DataError, match=r"good' cannot be listed: permission denied"):
         open_folder(tmp_path)
+
+
+@pytest.mark.parametrize("place", ["", "more"])
+def test_a_folder_that_may_not_be_entered_is_named(tmp_path, close, place):
+    make(tmp_path / "parts" / place, "0.png")
+    close(tmp_path / "parts" / place)
+    for read in (open_folder, open_defective, lambda folder: expand([folder], LeftOut())):
+        with pytest.raises(DataError, match=rf"{place or 'parts'}' cannot be listed: permission denied"):
+            read(tmp_path / "parts")
+
+
+def test_what_a_file_system_keeps_at_its_root_belongs_to_the_system(tmp_path, close):
+    make(tmp_path, "0.png", "1.png", "lost+found/2.png")
+    close(tmp_path / "lost+found")
+    folder = open_folder(tmp_path)
+    assert names(folder.good, tmp_path) == ["0.png", "1.png"]
+    assert remarks(folder) == {"hidden": ("lost+found",)}
+    assert names(expand([tmp_path], LeftOut()), tmp_path) == ["0.png", "1.png"]
 
 
 # Names
