@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from kdx.errors import DataError
@@ -42,7 +43,8 @@ class FolderReader:
     def __init__(self, root: Path, options: FolderOptions) -> None:
         self.root = root
         self.own = Path(os.path.abspath(root))  # noqa: PTH100  # gives '.' a name, and does not follow links
-        self.options = options
+        good = tuple(str(self._inside(name) or name) for name in options.good_folders)
+        self.options = replace(options, good_folders=good)
         self.left_out = LeftOut()
         self.parts: dict[str, Path] = {}
         for folder in folders(root):
@@ -262,10 +264,15 @@ class FolderReader:
             )
         return images
 
+    def _inside(self, name: str) -> Path | None:
+        """Return the path from the root to a folder that the user named; None for one elsewhere."""
+        path = Path(os.path.normpath(self.own / name))
+        return path.relative_to(self.own) if self.own in path.parents else None
+
     def _named(self, wanted: Sequence[str], direct: Sequence[Path]) -> list[Path]:
         """Return the images of the folders that the user declared good; all others are left out."""
         chosen = [self.root / name for name in wanted]
-        missing = [name for name, folder in zip(wanted, chosen, strict=True) if not folder.is_dir()]
+        missing = [name for name in wanted if self._inside(name) is None or not (self.root / name).is_dir()]
         if missing:
             raise DataError(
                 f"there is no folder '{missing[0]}' in '{self.root}'",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from pathlib import Path
 
@@ -237,6 +238,22 @@ def test_the_user_says_which_subfolders_are_good(tmp_path):
     with pytest.raises(DataError, match=r"no folder 'okay'") as caught:
         open_folder(tmp_path, good_folders("okay"))
     assert "ng, ok" in caught.value.expected
+
+
+def test_a_folder_of_good_images_is_inside_of_the_data_however_it_is_named(tmp_path, monkeypatch):
+    parts = make(tmp_path / "parts", "ok/0.png", "ok/notes.txt", "ng/1.png")
+    make(tmp_path, "others/2.png")
+    for name in (str(parts / "ok"), "ng/../ok", "./ok/"):
+        folder = open_folder(parts, good_folders(name))
+        assert names(folder.good, parts) == ["ok/0.png"], name
+        assert remarks(folder) == {"not_an_image": ("ok/notes.txt",), "unused_folder": ("ng",)}
+    for name in (str(tmp_path / "others"), "../others", "ng/../../others", "..", ".", ""):
+        with pytest.raises(DataError, match=re.escape(f"no folder '{name}' in '{parts}'")) as caught:
+            open_folder(parts, good_folders(name))
+        assert caught.value.expected == "ng, ok"
+    monkeypatch.chdir(parts)
+    assert names(open_folder(Path(), good_folders(str(parts / "ok"))).good, Path()) == ["ok/0.png"]
+    assert len(open_defective(tmp_path / "others", options=good_folders(str(parts / "ok")))) == 1
 
 
 @needs_links
