@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,7 +14,7 @@ from kdx.errors import BundleError
 from kdx.storage.files import new_folder
 from kdx.workflows.fit.advice import reason_of
 from kdx.workflows.fit.cpu_timing import time_as_loaded
-from kdx.workflows.fit.fit_folder import FitFolder
+from kdx.workflows.fit.fit_folder import FitFolder, discard
 from kdx.workflows.fit.frontier import ranked
 from kdx.workflows.fit.request import FitRequest
 from kdx.workflows.fit.trial_records import Best, FrontierRow
@@ -27,7 +26,7 @@ def keep_best(rows: Sequence[FrontierRow], request: FitRequest, folder: FitFolde
     Of many measured latencies the lowest were lucky as well as low. The best bundle is therefore
     measured once more, as ``kdx.load`` opens it; where it misses then, the next one is taken.
     """
-    shutil.rmtree(folder.best, ignore_errors=True)  # one of an earlier budget would be taken for this one's
+    discard(folder.best)  # one of an earlier budget would be taken for this one's
     passed_over: list[str] = []
     for row in ranked(rows):
         try:
@@ -47,7 +46,7 @@ def keep_best(rows: Sequence[FrontierRow], request: FitRequest, folder: FitFolde
         passed_over.append(
             f"{row.candidate} {row.timing.precision}: {timing.measured_ms:.2f} ms when measured once more"
         )
-        shutil.rmtree(folder.best)
+        discard(folder.best)
     return None
 
 

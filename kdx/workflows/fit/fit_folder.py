@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +16,16 @@ from kdx.errors import BundleError, CheckpointError, OutputError
 from kdx.storage.files import write_atomic
 from kdx.storage.json_output import write_json
 from kdx.storage.json_records import encode_record, read_record
+from kdx.storage.locks import lock, open_to_lock
 from kdx.workflows.fit.trial_records import SCHEMA, MethodSize, Report, Screened, Trial
 
 # The setting that follows from all others, and from the content of the file of `parts`.
 HELD_OUT = "held_out_images"
 _INDEX = "fit-settings.json"
 _SCREENING = "screening.json"
-_FOLDERS = ("runs", "bundles", "results", "synthetic", "best.kdx")
-_FILES = (_SCREENING, "fit.json", "frontier.png", "frontier.svg", _INDEX)
+_RESULTS = "results"
+_FOLDERS = ("runs", "bundles", "synthetic", "best.kdx")
+_FILES = (_SCREENING, "fit.json", "frontier.png", "frontier.svg")
 
 
 class _FitSettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -52,27 +56,58 @@ class FitFolder:
         self.best = path / "best.kdx"
         self.synthetic = path / "synthetic"
 
-    def begin(self, *, force: bool) -> None:
-        """Make the folder, or check that it has the same settings; ``force`` discards its content.
+    @contextlib.contextmanager
+    def held(self, *, force: bool) -> Iterator[None]:
+        """Make the folder, or check that it has the same settings, and keep other searches out.
+
+        Args:
+            force: Discard what earlier calls left.
 
         Raises:
-            OutputError: It holds something else, or runs of other settings.
+            OutputError: It holds something else, or runs of other settings; or another search works
+                in it.
         """
         index = self.path / _INDEX
-        if not index.is_file() and self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
+        if not index.is_file() and self.path.exists() and not self._is_empty():
             raise OutputError(f"'{self.path}' exists and is not of kdx fit", fix="choose another `out`")
+        # This folder stays where it is: what is in the others takes locks of theirs for moments.
+        (self.path / _RESULTS).mkdir(parents=True, exist_ok=True)
+        handle = open_to_lock(self.path / _RESULTS)
+        try:
+            if handle is not None:
+                self._lock(handle)
+            self._begin(index, force=force)
+            yield
+        finally:
+            if handle is not None:
+                os.close(handle)
+
+    def _is_empty(self) -> bool:
+        """Whether the folder holds nothing, or what a call left that could write nothing more."""
+        return self.path.is_dir() and all(
+            each.name == _RESULTS and each.is_dir() and not any(each.iterdir()) for each in self.path.iterdir()
+        )
+
+    def _lock(self, handle: int) -> None:
+        try:
+            lock(handle)
+        except BlockingIOError as error:
+            raise OutputError(
+                f"another kdx fit works in '{self.path}'", fix="wait until it ends, or choose another `out`"
+            ) from error
+
+    def _begin(self, index: Path, *, force: bool) -> None:
         if index.is_file() and force:
             # Only what this command made; whatever else a user keeps beside it stays.
-            for name in _FOLDERS:
-                shutil.rmtree(self.path / name, ignore_errors=True)
-            for name in _FILES:
-                (self.path / name).unlink(missing_ok=True)
+            for name in (*_FOLDERS, *_FILES):
+                discard(self.path / name)
+            for result in (self.path / _RESULTS).glob("*.json"):
+                result.unlink()
         if index.is_file() and any((self.path / name).exists() for name in _FOLDERS):
             self._require_same(
                 read_record(index, _FitSettings, error=CheckpointError, fix="choose another `out`", supported=SCHEMA)
             )
             return
-        self.path.mkdir(parents=True, exist_ok=True)
         write_atomic(index, encode_record(_FitSettings(schema=SCHEMA, settings=self.settings)))
 
     def run(self, candidate: MethodSize) -> Path:
@@ -99,9 +134,7 @@ class FitFolder:
 
     def write_trial(self, trial: Trial) -> None:
         """Keep a candidate's result."""
-        path = self._result(trial.candidate)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(path, encode_record(trial))
+        write_atomic(self._result(trial.candidate), encode_record(trial))
 
     def screened(self, key: str) -> dict[MethodSize, Screened]:
         """Return what was screened under this key; nothing of any other."""
@@ -122,7 +155,7 @@ class FitFolder:
         write_json(self.report, report)
 
     def _result(self, candidate: MethodSize) -> Path:
-        return self.path / "results" / f"{candidate.name}.json"
+        return self.path / _RESULTS / f"{candidate.name}.json"
 
     def _require_same(self, kept: _FitSettings) -> None:
         began, asked = kept.settings, self.settings
@@ -145,3 +178,11 @@ class FitFolder:
             received=", ".join(f"{name} {asked.get(name, 'by default')}" for name in changed),
             fix=f"{fix}, choose another `out`, or begin again with `force=True`",
         )
+
+
+def discard(path: Path) -> None:
+    """Remove a file, a folder or a link, but not what a link leads to; do nothing without one."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)

@@ -68,19 +68,20 @@ def fit(request: FitRequest, progress: Progress, say: Callable[[str], None]) -> 
     rate_decides = request.training.validation_fraction is None
     material, request = read_material(request, progress)
     folder = FitFolder(request.out, _settings(request, material), rate_decides=rate_decides)
-    folder.begin(force=request.force)
     machine = describe_machine(request.threads, package_versions((*TRAINING_PACKAGES, "openvino")))
-    with nothing_cached():
-        say(f"screening the latency of {number_of(len(request.candidates()), '[candidate|candidates]')}")
-        screened = screen(request, material, folder, _screening_key(request, material, machine), progress)
-        passed = [one for one in screened if one.outcome == "may keep"]
-        say(f"{len(passed)} of {len(screened)} candidates may keep {request.budget_ms:g} ms at p{request.percentile:g}")
-        for line in by_reason(_screened_out([one for one in screened if one.outcome == "failed"])):
-            say(f"failed: {line}")
-        workshop = Workshop(request, material, folder, machine, progress, say, deadline)
-        trials, dropped = _train_in_order(workshop, passed)
-        trials = {one.candidate: _undisturbed(workshop, one, trials) for one in passed if one.candidate in trials}
-    return _report(workshop, screened, trials, dropped)
+    with folder.held(force=request.force):
+        with nothing_cached():
+            say(f"screening the latency of {number_of(len(request.candidates()), '[candidate|candidates]')}")
+            screened = screen(request, material, folder, _screening_key(request, material, machine), progress)
+            passed = [one for one in screened if one.outcome == "may keep"]
+            budget = f"{request.budget_ms:g} ms at p{request.percentile:g}"
+            say(f"{len(passed)} of {len(screened)} candidates may keep {budget}")
+            for line in by_reason(_screened_out([one for one in screened if one.outcome == "failed"])):
+                say(f"failed: {line}")
+            workshop = Workshop(request, material, folder, machine, progress, say, deadline)
+            trials, dropped = _train_in_order(workshop, passed)
+            trials = {one.candidate: _undisturbed(workshop, one, trials) for one in passed if one.candidate in trials}
+        return _report(workshop, screened, trials, dropped)
 
 
 def _train_in_order(workshop: Workshop, passed: list[Screened]) -> tuple[dict[MethodSize, Trial], list[Dropped]]:

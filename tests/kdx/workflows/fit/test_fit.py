@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -113,6 +115,11 @@ def no_training(monkeypatch):
         raise AssertionError("trained again")
 
     monkeypatch.setattr("kdx.workflows.fit.trial.train", refuse)
+
+
+def begin(out: Path, settings: dict[str, Any], *, force: bool = False) -> None:
+    with FitFolder(out, settings).held(force=force):
+        pass
 
 
 def report_of(out: Path) -> Any:
@@ -226,12 +233,15 @@ def test_a_bundle_that_is_changed_while_the_search_runs_is_not_the_best(fitted, 
     assert "was changed after it was measured" in best["passed_over"][0]
 
 
-def test_a_tighter_budget_is_judged_again_and_the_stale_bundle_is_removed(fitted, out, no_training):
+def test_a_tighter_budget_is_judged_again_and_the_stale_bundle_is_removed(fitted, out, no_training, tmp_path):
+    elsewhere = shutil.move(out / "best.kdx", tmp_path / "elsewhere.kdx")
+    (out / "best.kdx").symlink_to(elsewhere)
     result = fit(fitted.data, out, "--sizes", "32", code=1, budget=1.9)
     assert "nothing keeps 1.9 ms" in result.stdout
     assert "fastest: stpm 32" in result.stdout
     assert "what would help" in result.stdout
-    assert not (out / "best.kdx").exists()
+    assert not os.path.lexists(out / "best.kdx")
+    assert open_bundle(elsewhere).manifest.threshold is not None
     assert report_of(out)["best"] is None
 
 
@@ -529,17 +539,51 @@ def test_a_folder_of_something_else_is_left_alone(dataset, tmp_path):
 
 
 def test_other_settings_are_taken_while_nothing_was_made(tmp_path):
-    FitFolder(tmp_path / "out", {"backbone": "mistyped"}).begin(force=False)
-    FitFolder(tmp_path / "out", {"backbone": "resnet18"}).begin(force=False)
+    begin(tmp_path / "out", {"backbone": "mistyped"})
+    begin(tmp_path / "out", {"backbone": "resnet18"})
     (tmp_path / "out/runs").mkdir()
     with pytest.raises(kdx.KdxError, match=r"(?s)backbone changed.*expected: backbone resnet18"):
-        FitFolder(tmp_path / "out", {"backbone": "mistyped"}).begin(force=False)
+        begin(tmp_path / "out", {"backbone": "mistyped"})
 
 
-def test_force_discards_what_fit_made_and_nothing_else(out):
+def test_force_discards_what_fit_made_and_nothing_else(out, tmp_path):
     (out / "notes.txt").write_text("mine", encoding="utf-8")
-    FitFolder(out, {"other": "settings"}).begin(force=True)
-    assert sorted(path.name for path in out.iterdir()) == ["fit-settings.json", "notes.txt"]
+    elsewhere = shutil.move(out / "runs", tmp_path / "elsewhere")
+    (out / "runs").symlink_to(elsewhere)
+    begin(out, {"other": "settings"}, force=True)
+    assert sorted(path.name for path in out.iterdir()) == ["fit-settings.json", "notes.txt", "results"]
+    assert not list((out / "results").iterdir())
+    assert sorted(path.name for path in elsewhere.iterdir()) == ["stpm-32", "stpm-64"]
+
+
+def test_what_force_cannot_remove_is_an_error(out, monkeypatch):
+    def refuse(path: Path) -> None:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr("kdx.workflows.fit.fit_folder.shutil.rmtree", refuse)
+    with pytest.raises(PermissionError):
+        begin(out, {"other": "settings"}, force=True)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such locks")
+@pytest.mark.parametrize("more", [(), ("--force",)])
+def test_a_folder_in_which_another_search_works_is_left_alone(fitted, out, more):
+    before = sorted(out.rglob("*"))
+    with FitFolder(out, json.loads((out / "fit-settings.json").read_bytes())["settings"]).held(force=False):
+        error = fit(fitted.data, out, *more, code=2).stderr
+    assert f"another kdx fit works in '{out}'" in error
+    assert sorted(out.rglob("*")) == before
+
+
+def test_a_folder_that_a_full_disk_left_empty_is_used(tmp_path, monkeypatch):
+    def fail(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("kdx.workflows.fit.fit_folder.write_atomic", fail)
+        with pytest.raises(OSError, match="No space"):
+            begin(tmp_path / "out", {})
+    begin(tmp_path / "out", {})
 
 
 def test_a_missing_package_is_named(dataset, tmp_path, monkeypatch):
