@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Sequence
+import os
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import msgspec
 
 from kd_train.data.synthetic import write_synthetic
 from kd_train.evaluation.evaluate import Evaluation, evaluate
+from kdx.errors import ImageError
 from kdx.folders.data_folder import GOOD, TestImage, open_folder
+from kdx.imaging.image_identity import identify
 from kdx.imaging.images import InputSpec
 from kdx.progress import Progress
 from kdx.runtime.detector import Detector
@@ -38,15 +43,19 @@ class AccuracyImages:
     test: tuple[TestImage, ...]
     good_are_held_out: bool
 
-    @property
+    @cached_property
     def sha256(self) -> str:
-        """Hash of the images' names and sizes: cheap, and enough to notice changes."""
-        files = [path for image in self.test for path in (image.path, image.mask) if path is not None]
+        """Hash of the images' types, places and content, and of their masks'."""
         return hash_of_hashes(
-            sha256_bytes(f"{path.parent.name}/{path.name} {path.stat().st_size}".encode())
-            for path in files
-            if path.is_file()
+            sha256_bytes(b"\0".join((os.fsencode(image.defect_type), *self._place_and_content(image))))
+            for image in self.test
         )
+
+    def _place_and_content(self, image: TestImage) -> Iterator[bytes]:
+        for path in filter(None, (image.path, image.mask)):
+            yield os.fsencode(os.path.relpath(path, self.root))  # names need not be UTF-8
+            with contextlib.suppress(ImageError):  # the evaluation says so, and counts it
+                yield identify(path).file.encode()
 
     def score(self, detector: Detector, max_bad_images: int, progress: Progress) -> Scores:
         """Measure how well a calibrated detector tells defects on these images."""

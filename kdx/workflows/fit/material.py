@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -18,9 +18,10 @@ from kd_train.recipes import Recipe
 from kdx.calibration.rates import images_to_promise, lowest_rate
 from kdx.errors import DataError, ImageError, in_one_line
 from kdx.folders.copies import between, within
-from kdx.folders.data_folder import ImageFolder, require_good
+from kdx.folders.data_folder import ImageFolder, TestImage, require_good
 from kdx.imaging.image_identity import identify
-from kdx.imaging.images import InputSpec, decode_image, read_image
+from kdx.imaging.images import InputSpec, decode_image, read_header, read_image
+from kdx.imaging.masks import read_mask
 from kdx.progress import Progress
 from kdx.remarks import Remark, remark
 from kdx.storage.files import hash_of_hashes
@@ -93,6 +94,8 @@ def read_material(request: FitRequest, progress: Progress) -> tuple[Material, Fi
 
     Raises:
         DataError: There are no good images, or too few for the false-reject rate.
+        ImageError: A mask cannot be used.
+        TrainingError: More images than allowed cannot be used.
     """
     options = request.training
     folder = open_data(request.data, options.category, options.folder_options, progress=progress)
@@ -119,22 +122,35 @@ def read_material(request: FitRequest, progress: Progress) -> tuple[Material, Fi
     if len(held_out) < images_to_promise(request.false_reject_rate):
         raise _too_few(different, len(held_out), request.false_reject_rate)
     remarks = [*folder.remarks, *odd_remarks, *parts.remarks, *within(good), *between(folder, good, progress)]
-    undecoded = [record.path for record in scanned if not record.pixels]
-    skipped = [*bad.reasons.values(), *_reasons([*undecoded, *(image.path for image in folder.test)])]
+    undecoded = dict(_unreadable(record.path for record in scanned if not record.pixels))
+    of_test = dict(_unreadable(image.path for image in folder.test))
+    skipped = [*bad.reasons.values(), *undecoded.values(), *of_test.values()]
     remarks += remark("skipped", "[image|images] that cannot be read [is|are] skipped", skipped)
     decided = replace(request, training=replace(options, validation_fraction=share))
+    if any(image.is_defective for image in folder.test):
+        _require_usable(folder.test, of_test, options.max_bad_images)
     held_out_sha256 = hash_of_hashes(record.sha256 for record in held_out)
     return Material(folder, tuple(records), held_out_sha256, tuple(remarks)), decided
 
 
-def _reasons(paths: Iterable[Path]) -> Iterator[str]:
-    """Yield why images cannot be read; nothing of others."""
+def _unreadable(paths: Iterable[Path]) -> Iterator[tuple[Path, str]]:
+    """Yield the images that cannot be read, with the reason; nothing of others."""
     for path in paths:
         try:
             if not identify(path).pixels:
                 decode_image(path, channels=3)
         except ImageError as error:
-            yield in_one_line(error)
+            yield path, in_one_line(error)
+
+
+def _require_usable(test: Sequence[TestImage], unreadable: Mapping[Path, str], max_bad_images: int) -> None:
+    """Check what accuracy will be measured on, so that an error comes before hours of training."""
+    bad = BadImages(max_bad_images)
+    for path, reason in unreadable.items():
+        bad.add(path, reason)
+    for image in test:
+        if image.mask is not None:
+            read_mask(image.mask, None if image.path in unreadable else read_header(image.path)[:2])
 
 
 def _share(images: int, false_reject_rate: float) -> float:

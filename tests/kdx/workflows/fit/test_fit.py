@@ -337,6 +337,31 @@ def test_files_that_decide_runs_are_compared_by_their_content(dataset, tmp_path,
     fit(dataset, out, *options)
 
 
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have no such names")
+def test_a_test_image_may_have_a_name_that_is_not_utf_8(out, dataset_copy, no_training):
+    index = out / "fit-settings.json"
+    record = json.loads(index.read_bytes())
+    record["settings"]["data"] = str(dataset_copy.resolve())
+    index.write_text(json.dumps(record), encoding="utf-8")
+    image = next((dataset_copy / "test/good").iterdir())
+    image.rename(image.with_name(os.fsdecode(b"gro\xdf.png")))
+    report = fit(dataset_copy, out, "--json").json
+    assert [row["candidate"]["size"] for row in report["rows"]] == [32, 64]
+
+
+@pytest.mark.parametrize(("name", "said"), [("test/good", "truncated"), ("ground_truth/scratch", "damaged")])
+def test_what_accuracy_cannot_be_measured_on_is_an_error_before_anything_takes_time(
+    dataset_copy, tmp_path, screening, name, said
+):
+    image = next((dataset_copy / name).iterdir())
+    image.write_bytes(image.read_bytes()[:200])
+    error = fit(dataset_copy, tmp_path / "out", "--hours", 0, code=2).stderr
+    assert image.name in error
+    assert said in error
+    assert not (tmp_path / "out").exists()
+
+
 def test_what_cannot_be_built_is_named_with_its_reason_before_anything_is_trained(tmp_path, monkeypatch, no_training):
     def screened_or_failed(candidate, request, material):
         if candidate.size == 32:
