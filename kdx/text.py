@@ -8,9 +8,10 @@ calls keep the parameters' names.
 
 from __future__ import annotations
 
+import difflib
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextvars import ContextVar
 from typing import NamedTuple, TypeAlias
 
@@ -83,6 +84,22 @@ def spelled(text: str, by: Spelling | None = None) -> str:
     if write is None:
         return text
     return _PARAMETER.sub(lambda found: write(*found.groups()) or found.group(), text)
+
+
+def near_names(word: str, names: Iterable[str], most: int = 3) -> list[str]:
+    """Return the names that a user may have meant by another one.
+
+    They are those that contain it, the shortest first; else those that look like it.
+
+    Args:
+        word: What the user wrote, with or without dashes before it.
+        names: The names that exist.
+        most: How many are returned at most.
+    """
+    names = list(names)
+    bare = word.lstrip("-")
+    containing = sorted({name for name in names if bare and bare in name}, key=lambda name: (len(name), name))
+    return containing[:most] or difflib.get_close_matches(word, names, most)
 
 
 def agreeing(count: int, text: str) -> str:

@@ -32,18 +32,14 @@ from kdx.errors import (
 )
 from kdx.imaging.value_range import NarrowRanges, counted
 from kdx.storage.files import is_disk_full
-from kdx.text import one_line, spelled, without_passwords
+from kdx.text import near_names, one_line, spelled, without_passwords
 from kdx.workflows.packages import MissingPackageError
 
 INTERRUPTED = 130  # as shells report Ctrl-C; also for SIGTERM
 BROKEN_PIPE = 141  # as shells report SIGPIPE
 BUG = 70  # EX_SOFTWARE: neither a failed gate nor a user's error
 _WORDS = "kdx.words"  # the words after the command's name
-
-
-def _page(title: str) -> str:
-    return f'the page "{title}" of the documentation of kdx'
-
+_page = 'the page "{}" of the documentation of kdx'.format
 
 # The command, or the page of the documentation, that helps where an error itself names no fix. An
 # installed kdx has no files of the documentation.
@@ -89,6 +85,9 @@ class Command(TyperCommand):
         except Exception as error:  # a usage error quotes what the user wrote
             if _is_usage(error):
                 error.message = without_passwords(error.message)  # type: ignore[attr-defined]
+                names = [name for each in self.get_params(ctx) for name in (*each.opts, *each.secondary_opts)]
+                flags = [name for name in names if name.startswith("--")]
+                error.possibilities = near_names(getattr(error, "option_name", ""), flags)  # type: ignore[attr-defined]
             raise
 
     def invoke(self, ctx: Any) -> Any:

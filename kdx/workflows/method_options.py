@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Collection, Sequence
 
 from kdx.errors import OptionError
+from kdx.text import near_names
 
 
 def read_method_options(words: Sequence[str], method: str, known: Collection[str]) -> dict[str, str]:
@@ -34,8 +34,8 @@ def read_method_options(words: Sequence[str], method: str, known: Collection[str
             raise OptionError(f"{name} is no longer an option", fix=REMOVED[name[2:]])
         if name[2:] not in own:
             others = [each.name for each in methods().values() if name[2:] in {option.name for option in each.options}]
-            near = [f"--method {other}" for other in others] or difflib.get_close_matches(
-                name, [*known, *(f"--{other}" for other in own)], n=2
+            near = [f"--method {other}" for other in others] or near_names(
+                name, [*known, *(f"--{other}" for other in own)], 2
             )
             raise OptionError(
                 f"{method} has no option {name}",

@@ -9,7 +9,7 @@ import pytest
 
 from kdx.errors import KdxError
 from kdx.remarks import remark
-from kdx.text import agreeing, interval, number_of, without_passwords
+from kdx.text import agreeing, interval, near_names, number_of, without_passwords
 
 ROOT = Path(__file__).parents[2]
 
@@ -85,3 +85,17 @@ def test_other_texts_stay_as_they_are(text):
 )
 def test_an_end_that_is_not_bounded_is_said(low, high, said) -> None:
     assert interval(low, high) == said
+
+
+@pytest.mark.parametrize(
+    ("word", "near"),
+    [
+        ("--size", ["--image-size"]),
+        ("--epoch", ["--epochs", "--teacher-epochs"]),
+        ("--epohcs", ["--epochs"]),
+        ("--", []),
+        ("--nothing-of-it", []),
+    ],
+)
+def test_names_that_contain_a_word_are_nearer_than_those_that_look_like_it(word, near) -> None:
+    assert near_names(word, ["--tile", "--seed", "--teacher-epochs", "--epochs", "--image-size"]) == near

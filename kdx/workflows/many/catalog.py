@@ -15,7 +15,6 @@ options = { part = "kd" }
 
 from __future__ import annotations
 
-import difflib
 import os
 import re
 import sys
@@ -32,7 +31,7 @@ from kdx.errors import DataError, KdxError, OptionError
 from kdx.folders.image_search import walk
 from kdx.imaging.images import ChannelOrder
 from kdx.storage.json_records import RUN_INDEX, describe_invalid
-from kdx.text import spelled
+from kdx.text import near_names, spelled
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -337,9 +336,9 @@ def _require_known(table: Collection[str], known: Collection[str], where: str, k
         if name in REMOVED:
             raise OptionError(f"{where}: '{name}' is no longer a {kind}", fix=REMOVED[name])
         if name not in known:
-            near = difflib.get_close_matches(name, [*known, *(other.replace("_", "-") for other in known)], n=2)
+            near = near_names(name.replace("-", "_"), known, 2)
             raise OptionError(
                 f"{where} has an unknown {kind} '{name}'",
-                expected=" or ".join(dict.fromkeys(other.replace("-", "_") for other in near)) or ", ".join(known),
+                expected=" or ".join(near) or ", ".join(known),
                 fix=_KEYS,
             )

@@ -106,6 +106,13 @@ def test_unknown_option_is_a_user_error(cli):
     assert "--bogus" in cli("inspect", "--bogus", code=2).stderr
 
 
+def test_options_that_contain_the_word_are_suggested(cli):
+    said = " ".join(cli("calibrate", "tile.kdx", "data", "--rate", 0.1, code=2).stderr.replace("│", " ").split())
+    assert "(Possible options: --false-reject-rate, --review-rate)" in said
+    assert "Possible options: --help" in cli("calibrate", "--hepl", code=2).stderr
+    assert "Possible" not in cli("calibrate", "--nothing-of-it", code=2).stderr
+
+
 def test_user_errors_show_no_traceback_and_nothing_on_standard_output(cli, tmp_path):
     result = cli("inspect", tmp_path / "none.kdx", code=2)
     assert "Traceback" not in result.stderr

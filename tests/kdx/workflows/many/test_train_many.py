@@ -54,6 +54,7 @@ def catalog(folder: Path, text: str) -> Path:
         ),
         ('[products.tile]\ndata = "x"\nweights = "w\\t.pth"', r"weights holds a line break"),
         ('[products.tile]\ndata = "x"\ndistance = "cosine"', r"'distance' is no longer a key\n  fix: leave it out"),
+        ('[products.tile]\ndata = "x"\nsize = 3', r"unknown key 'size'\n  expected: batch_size or image_size\n"),
         ('[products.tile]\ndata = "x"\nimage-size = 3', r"unknown key 'image-size'\n  expected: image_size"),
         ('[product.tile]\ndata = "x"', r"unknown table 'product'\n  expected: products"),
         ("[products.tile]\nepochs = 3", r"\[products.tile\] names no data"),
