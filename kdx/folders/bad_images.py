@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 from kdx.errors import ImageError, in_one_line
+from kdx.remarks import Remark, remark
 from kdx.text import agreeing
 
 
@@ -32,3 +34,8 @@ def skip_bad(path: Path, error: ImageError, bad: dict[str, str], most: int, late
         received=error.received,
         fix=", or ".join(filter(None, ("skip such images with a larger `max_bad_images`", error.fix))),
     ) from error
+
+
+def skipped_remark(reasons: Iterable[str]) -> list[Remark]:
+    """Return a remark on skipped images, of which there are the reasons; none without any."""
+    return remark("skipped", "[image|images] that cannot be read [was|were] skipped", reasons)

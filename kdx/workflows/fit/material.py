@@ -17,13 +17,14 @@ from kd_train.datasets import open_data
 from kd_train.recipes import Recipe
 from kdx.calibration.rates import images_to_promise, lowest_rate
 from kdx.errors import DataError, ImageError, in_one_line
+from kdx.folders.bad_images import skipped_remark
 from kdx.folders.copies import between, within
 from kdx.folders.data_folder import ImageFolder, TestImage, require_good
 from kdx.imaging.image_identity import identify
 from kdx.imaging.images import InputSpec, decode_image, read_header, read_image
 from kdx.imaging.masks import read_mask
 from kdx.progress import Progress
-from kdx.remarks import Remark, remark
+from kdx.remarks import Remark
 from kdx.storage.files import hash_of_hashes
 from kdx.workflows.fit.request import FitRequest
 
@@ -124,8 +125,7 @@ def read_material(request: FitRequest, progress: Progress) -> tuple[Material, Fi
     remarks = [*folder.remarks, *odd_remarks, *parts.remarks, *within(good), *between(folder, good, progress)]
     undecoded = dict(_unreadable(record.path for record in scanned if not record.pixels))
     of_test = dict(_unreadable(image.path for image in folder.test))
-    skipped = [*bad.reasons.values(), *undecoded.values(), *of_test.values()]
-    remarks += remark("skipped", "[image|images] that cannot be read [is|are] skipped", skipped)
+    remarks += skipped_remark([*bad.reasons.values(), *undecoded.values(), *of_test.values()])
     decided = replace(request, training=replace(options, validation_fraction=share))
     if any(image.is_defective for image in folder.test):
         _require_usable(folder.test, of_test, options.max_bad_images)

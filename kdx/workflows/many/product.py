@@ -19,6 +19,7 @@ from kdx.archive.error_transport import remote_error
 from kdx.bundle.manifest import INDEX
 from kdx.bundle.open import open_bundle
 from kdx.errors import CheckpointError, GateError, KdxError, OutputError
+from kdx.folders.bad_images import skipped_remark
 from kdx.folders.data_folder import FolderOptions, ImageFolder, require_good
 from kdx.imaging.tiling import TileRequest
 from kdx.imaging.value_range import NarrowRanges, counted
@@ -176,6 +177,7 @@ def _make(order: ProductOrder, folder: ImageFolder, fingerprint: str, *, resume:
             fix=f"see kdx verify {order.staged}; it was left there",
         )
     found = _evaluate(order, bundle, folder)
+    bad = {**calibrated.exact.bad_images, **(found.bad_images if found else {})}
     with new_folder(order.bundle, force=True) as target:
         shutil.copytree(bundle.path, target, dirs_exist_ok=True)
     shutil.rmtree(order.staged, ignore_errors=True)
@@ -193,7 +195,7 @@ def _make(order: ProductOrder, folder: ImageFolder, fingerprint: str, *, resume:
         detection_rate=found.detection_rate if found else None,
         threshold=calibrated.exact.threshold.score,
         refused={name: reason for name, reason in {**refused, **calibrated.refusals()}.items() if reason},
-        remarks=[*remarks, *(found.masks.remarks() if found and found.masks else [])],
+        remarks=[*remarks, *skipped_remark(bad.values()), *(found.masks.remarks() if found and found.masks else [])],
         checkpoint_sha256=bundle.manifest.provenance.checkpoint_sha256,
     )
 

@@ -69,7 +69,7 @@ class ProductResult(msgspec.Struct, frozen=True, kw_only=True):
         detection_rate: Share of the defective test images that are rejected.
         threshold: The threshold of FP32.
         refused: Why other precisions are not in the bundle, or have no threshold.
-        remarks: What was left out or could not be used, in training.
+        remarks: What was left out or could not be used.
         checkpoint_sha256: Hash of the trained student in the bundle.
         seconds: Duration until the bundle, or the failure, in the last call that worked on it.
         error: Type, message, expected, received and fix of a failure.

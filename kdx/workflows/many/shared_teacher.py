@@ -17,6 +17,7 @@ import msgspec
 
 from kdx.archive.error_transport import remote_error
 from kdx.errors import CheckpointError, KdxError, OptionError, OutputError
+from kdx.folders.bad_images import skipped_remark
 from kdx.folders.data_folder import FolderOptions
 from kdx.imaging.image_size import ImageSize
 from kdx.imaging.value_range import NarrowRanges, counted
@@ -195,7 +196,7 @@ def make_teacher(order: TeacherOrder) -> TeacherResult:
             },
             held_out_images=len(config.validation_images),
             teacher_sha256=config.teacher_sha256,
-            remarks=[*trained.remarks, *narrow.remarks()],
+            remarks=[*trained.remarks, *skipped_remark(trained.bad_images.values()), *narrow.remarks()],
         )
     except Exception as error:  # a failure of one teacher does not stop products without it
         result = failed_teacher(order, remote_error(error).record, fingerprint)

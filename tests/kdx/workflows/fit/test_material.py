@@ -29,7 +29,7 @@ def test_images_that_cannot_be_read_are_named_with_the_reason(dataset_copy, tmp_
         read_material(request, SILENT)
     material, _ = read_material(replace(request, training=TrainOptions(max_bad_images=2)), SILENT)
     (said,) = [each for each in material.remarks if each.kind == "skipped"]
-    assert str(said).startswith("3 images that cannot be read are skipped: ")
+    assert str(said).startswith("3 images that cannot be read were skipped: ")
     assert [next(name for name in ("gone", "torn", "lost") if f"{name}.png" in each) for each in said.first] == [
         "gone",
         "torn",

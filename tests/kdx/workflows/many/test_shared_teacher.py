@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
@@ -209,6 +210,16 @@ def test_an_interrupted_teacher_is_resumed_and_other_images_begin_it_again(datas
         result = make_teacher(teacher)
         assert (result.state, result.error["type"]) == ("failed", "Bug")
     assert asked == [False, True, False]
+
+
+def test_images_that_a_teacher_cannot_learn_from_are_named(dataset, cells, tmp_path, monkeypatch):
+    config = SimpleNamespace(weights="random", train_images={}, validation_images={}, teacher_sha256="")
+    bad = {Path("a.png"): "'a.png' is empty (0 bytes)"}
+    trained = SimpleNamespace(run=SimpleNamespace(config=config), remarks=[], bad_images=bad)
+    monkeypatch.setattr(shared_teacher, "_distil", lambda *_, **__: trained)
+    (teacher,) = teacher_orders(orders(tmp_path, {"a": (dataset, ""), "b": (cells, "")}))
+    (said,) = make_teacher(teacher).remarks
+    assert str(said) == "1 image that cannot be read was skipped: 'a.png' is empty (0 bytes)"
 
 
 @pytest.mark.parametrize("folder_is_missing", [False, True])

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from importlib.util import find_spec
 from pathlib import Path
@@ -21,6 +22,7 @@ from kdx.workflows.many.catalog import read_catalog
 from kdx.workflows.many.orders import orders_of
 from kdx.workflows.many.product_records import ProductOrder
 from tests.kdx.archive.faults import arm, write_hook
+from tests.platforms import needs_links
 
 DEFAULTS = """
 [defaults]
@@ -336,6 +338,7 @@ def test_a_process_that_exits_is_not_said_to_lack_memory(dataset, tmp_path, monk
 
 
 @pytest.mark.slow
+@needs_links
 def test_what_is_odd_among_pixels_is_in_the_products_result(dataset_copy, tmp_path, monkeypatch):
     import numpy as np
     from PIL import Image
@@ -345,8 +348,11 @@ def test_what_is_odd_among_pixels_is_in_the_products_result(dataset_copy, tmp_pa
             values = np.asarray(image.convert("L")).astype(np.uint16) * 16
         Image.fromarray(values).save(path)
     (dataset_copy / "ground_truth/scratch/016_mask.png").unlink()
-    result = product.make(order_of(tmp_path, dataset_copy))
+    for name in ("train/good/gone.png", "test/good/lost.png"):
+        (dataset_copy / name).symlink_to("nowhere.png")
+    result = product.make(order_of(tmp_path, dataset_copy, "max_bad_images = 1"))
     assert result.error is None
     said = {one.kind: str(one) for one in result.remarks}
     assert "20 16-bit images hold values from" in said["narrow_range"]
     assert "1 of 4 defective images has no mask" in said["without_mask"]
+    assert re.match(r"2 images that cannot be read were skipped: .*gone\.png' is a .*lost\.png' is a", said["skipped"])
