@@ -41,11 +41,14 @@ _MAX_BATCH = 32
 def screen(request: FitRequest, material: Material, folder: FitFolder, key: str, progress: Progress) -> list[Screened]:
     """Screen every candidate; results under the same key are not measured again.
 
+    What missed the budget by less than the factor :data:`HOPELESS` is: a machine that was busy may
+    have been the reason.
+
     Raises:
         KdxError: No candidate could be built, for one and the same reason: weights, backbone or
             taps.
     """
-    kept = folder.screened(key)
+    kept = {each: one for each, one in folder.screened(key).items() if not _may_be_noise(one, request)}
     found: list[Screened] = []
     candidates = request.candidates()
     with progress.task("screening latencies", len(candidates)) as task:
@@ -79,6 +82,11 @@ def screening_outcome(candidate: MethodSize, timings: list[Timing], budget_ms: f
         f"over {budget_ms:g} ms in every precision"
     )
     return msgspec.structs.replace(screened, reason=reason)
+
+
+def _may_be_noise(screened: Screened, request: FitRequest) -> bool:
+    p50_ms = screened.fastest.p50_ms if screened.fastest else None
+    return screened.outcome == "misses" and p50_ms is not None and p50_ms <= HOPELESS * request.budget_ms
 
 
 def _foreseen(candidate: MethodSize, found: list[Screened], request: FitRequest) -> Screened | None:

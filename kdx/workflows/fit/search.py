@@ -45,6 +45,8 @@ from kdx.workflows.fit.trial_records import (
 )
 
 _FAILED = -1.0  # below every AUROC
+# Options that decide which weights a training finds, and no latency.
+_OF_WEIGHTS = {"epochs", "seed", "validation_fraction", "group_by", "parts"}
 
 
 def fit(request: FitRequest, progress: Progress, say: Callable[[str], None]) -> Report:
@@ -241,14 +243,13 @@ def _settings(request: FitRequest, material: Material) -> dict[str, object]:
 
 def _screening_key(request: FitRequest, material: Material, machine: Machine) -> str:
     """Return a hash of what decides latencies, and how closely they were measured."""
-    options = request.training
     parts = {
         "budget_ms": request.budget_ms,
         "percentile": request.percentile,
         "precisions": request.precisions,
         "machine": machine,
         "images": material.sha256,
-        "networks": [options.backbone, options.taps, options.weights],
+        "options": {name: value for name, value in request.asked().items() if name not in _OF_WEIGHTS},
     }
     return sha256_bytes(msgspec.json.encode(parts))
 

@@ -362,6 +362,32 @@ def test_what_accuracy_cannot_be_measured_on_is_an_error_before_anything_takes_t
     assert not (tmp_path / "out").exists()
 
 
+def test_the_screening_is_repeated_where_noise_or_another_graph_may_change_it(dataset, tmp_path, monkeypatch):
+    tried = []
+
+    def recorded(candidate, request, material):
+        tried.append(candidate.size)
+        return screened(candidate, request, material)
+
+    def outcomes(*more: object) -> dict[int, str]:
+        tried.clear()
+        sizes = ("--sizes", "32,96,128,160", "--hours", 0)
+        report = fit(dataset, tmp_path / "out", *sizes, *more, "--json").json
+        return {one["candidate"]["size"]: one["outcome"] for one in report["screened"]}
+
+    monkeypatch.setattr("kdx.workflows.fit.screen._screen", recorded)
+    assert outcomes() == {32: "may keep", 96: "misses", 128: "misses", 160: "skipped"}
+    assert tried == [32, 96, 128]
+    monkeypatch.setitem(LATENCY_MS, 96, 7.0)
+    assert outcomes() == {32: "may keep", 96: "may keep", 128: "misses", 160: "skipped"}
+    assert tried == [96]  # 9 ms of 8 may be noise, and 20 ms are not
+    outcomes("--epochs", 3)
+    assert tried == []
+    for more in (("--crop", "0,0,32,32"), ("--channels", "1"), ("--sixteen-bit-range", "0:4095")):
+        outcomes(*more)
+        assert tried == [32, 96, 128]
+
+
 def test_what_cannot_be_built_is_named_with_its_reason_before_anything_is_trained(tmp_path, monkeypatch, no_training):
     def screened_or_failed(candidate, request, material):
         if candidate.size == 32:
