@@ -25,12 +25,12 @@ def show_report(report: Report) -> None:
     machine = report.machine
     threads = number_of_threads(machine.threads)
     out.print(f"from the uint8 array to the verdict, one image a call; {machine.cpu}, {threads}")
+    for missed in report.unconfirmed:
+        out.print(f"skipped: {escape(missed)}")
     if report.best is None:
         _nothing_kept(report)
         return
     best, confirmed = report.best, report.best.confirmed
-    for missed in best.passed_over:
-        out.print(f"skipped: {escape(missed)}")
     out.print(
         f"[bold]{escape(best.bundle)}[/]: {best.row.candidate}, {best.row.timing.precision}; as kdx.load opens it "
         f"({confirmed.backend}, {confirmed.precision}) p{confirmed.percentile:g} {confirmed.measured_ms:.2f} ms "
@@ -91,9 +91,9 @@ def _nothing_kept(report: Report) -> None:
                 timing = one.fastest
                 out.print(f"  {one.candidate}: {timing.backend} {timing.precision} {timing.measured_ms:.2f} ms")
     else:
-        out.print(f"[bold red]nothing keeps {report.budget_ms:g} ms[/] at p{report.percentile:g}")
-    quickest = quickest_found(report)
-    if quickest is not None:
+        again = ": none kept it when it was measured once more" if report.unconfirmed else ""
+        out.print(f"[bold red]nothing keeps {report.budget_ms:g} ms[/] at p{report.percentile:g}{again}")
+    if (quickest := quickest_found(report)) is not None:
         name, timing = quickest
         measured = f"p{timing.percentile:g} {timing.measured_ms:.2f} ms"
         out.print(f"fastest: {name} in {timing.backend}, {timing.precision}: {measured}")

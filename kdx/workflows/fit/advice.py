@@ -70,6 +70,10 @@ def advice(report: Report, request: FitRequest) -> list[str]:
     if not report.rows and any(one.outcome == "may keep" for one in report.screened):
         return ["to fix what failed, and to run the command again: what is finished is kept"]
     found = []
+    if report.unconfirmed:
+        found.append(
+            "an idle machine: run the command again, which measures once more what keeps the budget in the table"
+        )
     if request.threads < usable_cores():
         found.append(f"more threads: `threads={usable_cores()}`")
     missing = [precision for precision in CPU_PRECISIONS if precision not in request.precisions]
@@ -85,6 +89,6 @@ def advice(report: Report, request: FitRequest) -> list[str]:
         found.append("shallower `taps`: the networks end at the last one")
     found.append("a smaller teacher: `backbone`, any convolutional network of timm")
     quickest = quickest_found(report)
-    if quickest is not None and quickest[1].max_ms is not None:
+    if quickest is not None and (quickest[1].max_ms or 0.0) > request.budget_ms:
         found.append(f"a budget of {quickest[1].max_ms:.1f} ms, in which {quickest[0]} did every call")
     return found

@@ -20,19 +20,22 @@ from kdx.workflows.fit.request import FitRequest
 from kdx.workflows.fit.trial_records import Best, FrontierRow
 
 
-def keep_best(rows: Sequence[FrontierRow], request: FitRequest, folder: FitFolder) -> Best | None:
+def keep_best(rows: Sequence[FrontierRow], request: FitRequest, folder: FitFolder) -> tuple[Best | None, list[str]]:
     """Leave the best line's bundle, or none where none keeps the budget.
 
     Of many measured latencies the lowest were lucky as well as low. The best bundle is therefore
     measured once more, as ``kdx.load`` opens it; where it misses then, the next one is taken.
+
+    Returns:
+        The best, and what could not be it, with the reason.
     """
     discard(folder.best)  # one of an earlier budget would be taken for this one's
-    passed_over: list[str] = []
+    unconfirmed: list[str] = []
     for row in ranked(rows):
         try:
             bundle = copy_with(_as_measured(row, folder), row.timing.precision, folder.best)
         except BundleError as error:
-            passed_over.append(f"{row.candidate} {row.timing.precision}: {reason_of(error)}")
+            unconfirmed.append(f"{row.candidate} {row.timing.precision}: {reason_of(error)}")
             continue
         timing = time_as_loaded(
             bundle,
@@ -42,12 +45,12 @@ def keep_best(rows: Sequence[FrontierRow], request: FitRequest, folder: FitFolde
             threads=request.threads,
         )
         if timing.measured_ms is not None and timing.measured_ms <= request.budget_ms:
-            return Best(bundle=str(folder.best), row=row, confirmed=timing, passed_over=passed_over)
-        passed_over.append(
+            return Best(bundle=str(folder.best), row=row, confirmed=timing), unconfirmed
+        unconfirmed.append(
             f"{row.candidate} {row.timing.precision}: {timing.measured_ms:.2f} ms when measured once more"
         )
         discard(folder.best)
-    return None
+    return None, unconfirmed
 
 
 def _as_measured(row: FrontierRow, folder: FitFolder) -> Bundle:

@@ -144,7 +144,7 @@ def _report(
             for row in rows_of(trial, folder.bundle(candidate).relative_to(folder.path).as_posix(), request.budget_ms)
         ]
     )
-    best = keep_best(rows, request, folder)
+    best, unconfirmed = keep_best(rows, request, folder)
     images = workshop.accuracy_images
     left_out = [*_screened_out(screened), *dropped, *_refused(trials, workshop.without_int8)]
     has_defective = any(image.is_defective for image in workshop.material.folder.test)
@@ -166,6 +166,7 @@ def _report(
         next=next_command(best, request),
         created=now(),
         compact_choice=compact_choice(rows, left_out, request),
+        unconfirmed=unconfirmed,
     )
     if best is None:
         report = msgspec.structs.replace(report, advice=advice(report, request))

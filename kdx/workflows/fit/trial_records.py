@@ -222,13 +222,11 @@ class Best(msgspec.Struct, frozen=True, kw_only=True):
         bundle: Where it is.
         row: What it is a copy of.
         confirmed: The same bundle as ``kdx.load`` opens it, measured once more at the end.
-        passed_over: More accurate ones that missed the budget then, with what was measured.
     """
 
     bundle: str
     row: FrontierRow
     confirmed: Timing
-    passed_over: list[str] = []
 
 
 class Report(msgspec.Struct, frozen=True, kw_only=True):
@@ -248,6 +246,8 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
         rows: The table, fastest first.
         dropped: What is not in it, and why.
         best: The most accurate that keeps the budget, or None.
+        unconfirmed: More accurate ones that keep it in the table, with the reason why they are not
+            the best: they missed it when measured once more, or their bundle had changed.
         compact_choice: Whether the compact teacher or the network that it learns from is better
             here, and why, in words; empty where they were not candidates.
         advice: What would help where nothing keeps it.
@@ -272,6 +272,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     next: str
     created: str
     compact_choice: str = ""
+    unconfirmed: list[str] = []
 
 
 def fastest_timing(timings: list[Timing]) -> Timing | None:
