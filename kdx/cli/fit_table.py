@@ -26,7 +26,7 @@ def show_report(report: Report) -> None:
     threads = number_of_threads(machine.threads)
     out.print(f"from the uint8 array to the verdict, one image a call; {machine.cpu}, {threads}")
     for missed in report.unconfirmed:
-        out.print(f"skipped: {escape(missed)}")
+        out.print(f"skipped: {escape(spelled(missed))}")
     if report.best is None:
         _nothing_kept(report)
         return

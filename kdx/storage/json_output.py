@@ -19,7 +19,20 @@ from kdx.text import spelled
 
 # The fields that hold messages of the library; whatever else is text is a name or a path.
 _MESSAGES = frozenset(
-    {"advice", "checks", "error", "expected", "fix", "message", "notes", "reason", "received", "refused", "text"}
+    {
+        "advice",
+        "checks",
+        "error",
+        "expected",
+        "fix",
+        "message",
+        "notes",
+        "reason",
+        "received",
+        "refused",
+        "text",
+        "unconfirmed",
+    }
 )
 
 

@@ -33,7 +33,8 @@ def keep_best(rows: Sequence[FrontierRow], request: FitRequest, folder: FitFolde
     unconfirmed: list[str] = []
     for row in ranked(rows):
         try:
-            bundle = copy_with(_as_measured(row, folder), row.timing.precision, folder.best)
+            measured = folder.measured_bundle(row.candidate, row.bundle_sha256)
+            bundle = copy_with(measured, row.timing.precision, folder.best)
         except BundleError as error:
             unconfirmed.append(f"{row.candidate} {row.timing.precision}: {reason_of(error)}")
             continue
@@ -51,14 +52,6 @@ def keep_best(rows: Sequence[FrontierRow], request: FitRequest, folder: FitFolde
         )
         discard(folder.best)
     return None, unconfirmed
-
-
-def _as_measured(row: FrontierRow, folder: FitFolder) -> Bundle:
-    bundle = open_bundle(folder.path / row.bundle)
-    if bundle.index_sha256 != row.bundle_sha256:
-        fix = "run the command again: it measures this one again"
-        raise BundleError(f"'{bundle.path}' was changed after it was measured", fix=fix)
-    return bundle
 
 
 def copy_with(bundle: Bundle, precision: str, target: Path) -> Bundle:

@@ -11,6 +11,7 @@ from typing import Any
 
 import msgspec
 
+from kdx.bundle.bundle import Bundle
 from kdx.bundle.open import open_bundle
 from kdx.errors import BundleError, CheckpointError, OutputError
 from kdx.storage.files import write_atomic
@@ -119,18 +120,26 @@ class FitFolder:
         return self.path / "bundles" / f"{candidate.name}.kdx"
 
     def trial(self, candidate: MethodSize, key: str) -> Trial | None:
-        """Return a candidate's result, or None where there is none of that key with its bundle.
-
-        A bundle that was exported or calibrated since is not the one that was measured.
-        """
+        """Return a candidate's result, or None where there is none of that key."""
         path = self._result(candidate)
         if not path.is_file():
             return None
-        with contextlib.suppress(CheckpointError, BundleError):  # what is damaged is made again
+        with contextlib.suppress(CheckpointError):  # a damaged one is made again
             trial = read_record(path, Trial, error=CheckpointError, fix="")
-            measured = open_bundle(self.bundle(candidate)).index_sha256 == trial.bundle_sha256
-            return trial if trial.key == key and measured else None
+            return trial if trial.key == key else None
         return None
+
+    def measured_bundle(self, candidate: MethodSize, sha256: str) -> Bundle:
+        """Open a candidate's bundle, which must have the index that was measured.
+
+        Raises:
+            BundleError: It is missing or damaged, or was exported or calibrated since.
+        """
+        bundle = open_bundle(self.bundle(candidate))
+        if bundle.index_sha256 != sha256:
+            fix = "run the command again: it exports and measures this one again"
+            raise BundleError(f"'{bundle.path}' was changed after it was measured", fix=fix)
+        return bundle
 
     def write_trial(self, trial: Trial) -> None:
         """Keep a candidate's result."""

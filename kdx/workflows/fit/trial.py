@@ -16,7 +16,7 @@ from kd_train.training.run_folder import Run
 from kd_train.training.train import train
 from kdx.bundle.bundle import Bundle
 from kdx.bundle.open import open_bundle
-from kdx.errors import CheckpointError, KdxError
+from kdx.errors import BundleError, CheckpointError, KdxError
 from kdx.loading.bundle_detector import detector_of
 from kdx.progress import Progress
 from kdx.runtime.machine import Machine, package_versions
@@ -93,7 +93,12 @@ class Workshop:
         precisions = screened.precisions
         kept = self.folder.trial(candidate, self._key(run, precisions, self.accuracy_images))
         if kept is not None:
-            return kept
+            try:
+                self.folder.measured_bundle(candidate, kept.bundle_sha256)
+            except BundleError as error:
+                self.say(f"{candidate}: {error.message}: it is exported and measured again")
+            else:
+                return kept
         trial = self._measure(run, screened, precisions, self.accuracy_images)
         self._keep(trial)
         return trial

@@ -212,7 +212,8 @@ def test_a_bundle_that_another_call_or_command_changed_is_measured_again(fitted,
         fit(fitted.data, out, "--false-reject-rate", 0.3, "--validation-fraction", held_out, code=130)
     assert open_bundle(large).manifest.threshold is None  # exported for the other rate, and no more
     invoke("calibrate", small, fitted.data, "--false-reject-rate", 0.4)
-    fit(fitted.data, out)
+    said = fit(fitted.data, out).stderr
+    assert f"stpm 32: '{small}' was changed after it was measured: it is exported and measured again" in said
     for bundle in (small, large, out / "best.kdx"):
         assert open_bundle(bundle).manifest.threshold.false_reject_rate == 0.2
     next((small / "golden").iterdir()).write_bytes(b"")  # damaged
