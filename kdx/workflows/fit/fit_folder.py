@@ -168,6 +168,7 @@ class FitFolder:
 
     def _require_same(self, kept: _FitSettings) -> None:
         began, asked = kept.settings, self.settings
+        began = {HELD_OUT: asked.get(HELD_OUT), **began}  # earlier versions did not record it
         changed = [name for name in {**began, **asked} if began.get(name) != asked.get(name)]
         if not changed:
             return
