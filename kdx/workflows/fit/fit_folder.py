@@ -175,7 +175,7 @@ class FitFolder:
         if len(changed) > 1:
             changed = [name for name in changed if name != HELD_OUT]
         cause, fix = "", "give the options of the first call"
-        if changed == [HELD_OUT]:
+        if changed == [HELD_OUT] and "parts" in asked:
             cause = ", which the file of `parts` decides"
         elif "validation_fraction" in changed and self.rate_decides:
             share = began["validation_fraction"]

@@ -622,6 +622,15 @@ def test_other_settings_are_taken_while_nothing_was_made(tmp_path):
         begin(tmp_path / "out", {"backbone": "mistyped"})
 
 
+@pytest.mark.parametrize(("options", "is_named"), [({"parts": "parts.csv"}, True), ({}, False)])
+def test_the_file_of_parts_is_named_only_where_there_is_one(tmp_path, options, is_named):
+    begin(tmp_path / "out", {"held_out_images": "some", **options})
+    (tmp_path / "out/runs").mkdir()
+    with pytest.raises(kdx.KdxError, match="held_out_images changed") as error:
+        begin(tmp_path / "out", {"held_out_images": "others", **options})
+    assert ("`parts`" in str(error.value)) is is_named
+
+
 def test_force_discards_what_fit_made_and_nothing_else(out, tmp_path):
     (out / "notes.txt").write_text("mine", encoding="utf-8")
     elsewhere = shutil.move(out / "runs", tmp_path / "elsewhere")
