@@ -108,7 +108,7 @@ class FitFolder:
             self._require_same(
                 read_record(index, _FitSettings, error=CheckpointError, fix="choose another `out`", supported=SCHEMA)
             )
-            return
+        # Also where they are the same: earlier versions recorded fewer.
         write_atomic(index, encode_record(_FitSettings(schema=SCHEMA, settings=self.settings)))
 
     def run(self, candidate: MethodSize) -> Path:

@@ -425,9 +425,11 @@ def test_what_cannot_be_built_is_named_with_its_reason_before_anything_is_traine
 def test_a_folder_of_an_earlier_version_is_continued(fitted, out, no_training):
     path = out / "fit-settings.json"
     record = json.loads(path.read_text(encoding="utf-8"))
-    del record["settings"]["held_out_images"]
+    held_out = record["settings"].pop("held_out_images")
     path.write_text(json.dumps(record), encoding="utf-8")
     assert [row["candidate"]["size"] for row in fit(fitted.data, out, "--json").json["rows"]] == [32, 64]
+    # From then on, another division is noticed.
+    assert json.loads(path.read_text(encoding="utf-8"))["settings"]["held_out_images"] == held_out
 
 
 @pytest.mark.slow
