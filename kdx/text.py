@@ -30,6 +30,8 @@ _INTERPRETED = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e
 # length.
 _PASSWORD = re.compile(r"(?P<user>(?<![\w.+-])[A-Za-z][\w.+-]{0,31}:/{1,2}[^\s/:@]{0,255}):\S{0,1023}@")
 _IN_QUERY = re.compile(r"(?P<name>[?&](?:pass\w*|pwd|token|secret)=)[^\s&'\"]*", re.IGNORECASE)
+# The letters from which on a part of a name stands for it.
+_WHOLE_WORD = 3
 _FORMS = re.compile(r"\[([^][|]*)\|([^][|]*)\]")
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 
@@ -89,17 +91,27 @@ def spelled(text: str, by: Spelling | None = None) -> str:
 def near_names(word: str, names: Iterable[str], most: int = 3) -> list[str]:
     """Return the names that a user may have meant by another one.
 
-    They are those that contain it, the shortest first; else those that look like it.
+    First come those that begin with it, then those of which a word does, then those that contain
+    it, the shortest first; else those that look like it. To one or two letters, only beginnings.
 
     Args:
         word: What the user wrote, with or without dashes before it.
         names: The names that exist.
         most: How many are returned at most.
     """
-    names = list(names)
-    bare = word.lstrip("-")
-    containing = sorted({name for name in names if bare and bare in name}, key=lambda name: (len(name), name))
-    return containing[:most] or difflib.get_close_matches(word, names, most)
+    names, bare = sorted(set(names), key=lambda name: (len(name), name)), word.lstrip("-")
+    if not bare:
+        return []
+    is_short = len(bare) < _WHOLE_WORD
+
+    def likeness(name: str) -> int:
+        name = name.lstrip("-")
+        words = re.split(r"[-_ ]", name)
+        tests = name.startswith(bare), any(each.startswith(bare) for each in words), not is_short and bare in name
+        return tests.index(True) if True in tests else len(tests)
+
+    found = sorted((name for name in names if likeness(name) < 3), key=likeness)
+    return found[:most] or ([] if is_short else difflib.get_close_matches(word, names, most))
 
 
 def agreeing(count: int, text: str) -> str:

@@ -109,8 +109,15 @@ def _is_of_images(folder: Path, output: Path) -> bool:
         if images and (is_good(folder.name) or not is_mixed):
             return True
         inside = folders(folder) if is_part(folder.name) else ()
-        others = [each for each in inside if each != output and each not in output.parents]
-        return any(image_files(each) and not own_kind(each) for each in others)
+    except DataError:
+        return False
+    return any(_holds_images(each) for each in inside if each != output and each not in output.parents)
+
+
+def _holds_images(folder: Path) -> bool:
+    """Whether a folder that is no run and no bundle holds images that the user may list."""
+    try:
+        return bool(image_files(folder)) and not own_kind(folder)
     except DataError:
         return False
 

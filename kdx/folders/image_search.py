@@ -169,13 +169,20 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
 def checked_is_dir(path: Path) -> bool:
     """Whether a path is that of a folder.
 
+    What cannot be looked at for another reason than below is none, and is reported when it is read.
+    So is a link to where the user may not look.
+
     Raises:
         DataError: The user may not enter the folder around it.
     """
     try:
         return path.is_dir()
-    except OSError as error:
+    except PermissionError as error:
+        if os.path.islink(path):  # noqa: PTH114  # which raises nothing
+            return False
         raise _unreadable(path.parent, error) from error
+    except OSError:
+        return False
 
 
 def leads_up(folder: Path) -> bool:

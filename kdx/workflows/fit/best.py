@@ -29,7 +29,10 @@ def keep_best(rows: Sequence[FrontierRow], request: FitRequest, folder: FitFolde
     Returns:
         The best, and what could not be it, with the reason.
     """
-    discard(folder.best)  # one of an earlier budget would be taken for this one's
+    try:
+        discard(folder.best)  # one of an earlier budget would be taken for this one's
+    except OSError as error:  # another program uses it; the report is written all the same
+        return None, [f"'{folder.best}' of an earlier call cannot be removed: {error.strerror}"]
     unconfirmed: list[str] = []
     for row in ranked(rows):
         try:

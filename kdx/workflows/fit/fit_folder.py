@@ -22,6 +22,8 @@ from kdx.workflows.fit.trial_records import SCHEMA, MethodSize, Report, Screened
 
 # The setting that follows from all others, and from the content of the file of `parts`.
 HELD_OUT = "held_out_images"
+# What the settings for the content of a file begin with.
+CONTENT = "content of "
 _INDEX = "fit-settings.json"
 _SCREENING = "screening.json"
 _RESULTS = "results"
@@ -168,16 +170,22 @@ class FitFolder:
 
     def _require_same(self, kept: _FitSettings) -> None:
         began, asked = kept.settings, self.settings
-        began = {HELD_OUT: asked.get(HELD_OUT), **began}  # earlier versions did not record it
+        # Earlier versions recorded neither the held-out images nor what files held.
+        unknown = {name: each for name, each in asked.items() if name == HELD_OUT or name.startswith(CONTENT)}
+        began = {**unknown, **began}
         changed = [name for name in {**began, **asked} if began.get(name) != asked.get(name)]
         if not changed:
             return
         if len(changed) > 1:
             changed = [name for name in changed if name != HELD_OUT]
         cause, fix = "", "give the options of the first call"
-        if changed == [HELD_OUT] and "parts" in asked:
-            cause = ", which the file of `parts` decides"
-        elif "validation_fraction" in changed and self.rate_decides:
+        if changed == [HELD_OUT]:
+            decides = "the file of `parts`" if "parts" in asked else "the names and places of the images"
+            raise OutputError(
+                f"'{self.path}' holds runs with other held-out images: {decides} changed",
+                fix="undo that, choose another `out`, or begin again with `force=True`",
+            )
+        if "validation_fraction" in changed and self.rate_decides:
             share = began["validation_fraction"]
             cause = ": where it is not given, it follows from `false_reject_rate`"
             # A larger share than the rate needs will do.

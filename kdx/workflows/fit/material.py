@@ -103,6 +103,8 @@ def read_material(request: FitRequest, progress: Progress) -> tuple[Material, Fi
     odd = "keep" if folder.dataset and options.odd_images == "stop" else options.odd_images
     bad = BadImages(options.max_bad_images)
     scanned = scan_images(require_good(folder), bad, progress)
+    for path, reason in _unreadable(record.path for record in scanned if not record.pixels):
+        bad.add(path, reason)
     records, odd_remarks = handle_odd_images(scanned, odd, channels=options.channels)
     if not records:
         raise DataError(f"'{request.data}' holds no good image that can be read", fix="repair or add images")
@@ -123,9 +125,8 @@ def read_material(request: FitRequest, progress: Progress) -> tuple[Material, Fi
     if len(held_out) < images_to_promise(request.false_reject_rate):
         raise _too_few(different, len(held_out), request.false_reject_rate)
     remarks = [*folder.remarks, *odd_remarks, *parts.remarks, *within(good), *between(folder, good, progress)]
-    undecoded = dict(_unreadable(record.path for record in scanned if not record.pixels))
     of_test = dict(_unreadable(image.path for image in folder.test))
-    remarks += skipped_remark([*bad.reasons.values(), *undecoded.values(), *of_test.values()])
+    remarks += skipped_remark([*bad.reasons.values(), *of_test.values()])
     decided = replace(request, training=replace(options, validation_fraction=share))
     if any(image.is_defective for image in folder.test):
         _require_usable(folder.test, of_test, options.max_bad_images)

@@ -25,7 +25,7 @@ from kdx.workflows.fit.advice import advice, by_reason, next_command, reason_of,
 from kdx.workflows.fit.best import keep_best
 from kdx.workflows.fit.compact_choice import compact_choice
 from kdx.workflows.fit.deadline import Deadline, TooLongError
-from kdx.workflows.fit.fit_folder import HELD_OUT, FitFolder
+from kdx.workflows.fit.fit_folder import CONTENT, HELD_OUT, FitFolder
 from kdx.workflows.fit.frontier import next_to_train, rows_of, with_frontier
 from kdx.workflows.fit.frontier_plot import write_plots
 from kdx.workflows.fit.material import Material, read_material
@@ -237,7 +237,7 @@ def _settings(request: FitRequest, material: Material) -> dict[str, object]:
         "category": request.training.category,
         "images": material.sha256,
         HELD_OUT: material.held_out_sha256,
-        **{f"content of '{path}'": sha256_file(path) for path in files if path.is_file()},
+        **{f"{CONTENT}'{path}'": sha256_file(path) for path in files if path.is_file()},
         **request.asked(),
     }
 

@@ -73,6 +73,15 @@ def test_a_folder_that_may_not_be_entered_does_not_hide_the_images_beside_it(tmp
         require_apart_from_images("the run", tmp_path / "run")
 
 
+def test_a_folder_that_is_closed_hides_no_images_beside_it(tmp_path, close) -> None:
+    for name in ("train/a", "train/good"):
+        (tmp_path / name).mkdir(parents=True)
+    Image.new("L", (8, 8)).save(tmp_path / "train/good/a.png")
+    close(tmp_path / "train/a")
+    with pytest.raises(OutputError, match="would lie among the images"):
+        require_apart_from_images("the pictures", tmp_path / "train/maps")
+
+
 def test_commands_that_write_pictures_refuse_places_among_images(cli, dataset_copy, tiny_run, tmp_path, monkeypatch):
     inside = dataset_copy / "train/good/out"
     catalog = tmp_path / "catalog.toml"

@@ -13,7 +13,7 @@ from kd_train.datasets import open_data, open_defective
 from kdx.errors import DataError
 from kdx.folders.data_folder import FolderOptions, open_folder
 from kdx.folders.good_names import Named, by_name
-from kdx.folders.image_search import LeftOut, image_suffixes
+from kdx.folders.image_search import LeftOut, image_files, image_suffixes
 from kdx.workflows.many.catalog import read_catalog
 from kdx.workflows.predict import expand
 from tests.platforms import needs_links
@@ -480,3 +480,19 @@ def test_a_catalogue_says_which_folders_are_good(tmp_path):
     assert {"subfolders", "good_folders"} <= set(products["a"].decisive)
     # What was trained before there were these keys is unchanged.
     assert not {"subfolders", "good_folders"} & set(products["b"].decisive)
+
+
+@needs_links
+def test_a_link_to_where_the_user_may_not_look_is_an_image_that_cannot_be_read(tmp_path, monkeypatch) -> None:
+    link = tmp_path / "b.png"
+    link.symlink_to("/private/b.png")
+    Image.new("L", (8, 8)).save(tmp_path / "a.png")
+    is_dir = Path.is_dir
+
+    def guarded(path: Path) -> bool:
+        if path == link:
+            raise PermissionError(13, "Permission denied", str(path))
+        return is_dir(path)
+
+    monkeypatch.setattr(Path, "is_dir", guarded)
+    assert image_files(tmp_path) == (tmp_path / "a.png", link)

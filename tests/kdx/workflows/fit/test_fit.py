@@ -346,7 +346,7 @@ def test_files_that_decide_runs_are_compared_by_their_content(dataset, tmp_path,
     fit(dataset, out, *options)
     (out / "runs").mkdir()
     write(3, b"some")
-    assert "held_out_images changed, which the file of --parts decides" in fit(dataset, out, *options, code=2).stderr
+    assert "other held-out images: the file of --parts changed" in fit(dataset, out, *options, code=2).stderr
     write(2, b"others")
     assert f"content of '{weights}' changed" in fit(dataset, out, *options, code=2).stderr
     write(2, b"some")
@@ -628,9 +628,42 @@ def test_other_settings_are_taken_while_nothing_was_made(tmp_path):
 def test_the_file_of_parts_is_named_only_where_there_is_one(tmp_path, options, is_named):
     begin(tmp_path / "out", {"held_out_images": "some", **options})
     (tmp_path / "out/runs").mkdir()
-    with pytest.raises(kdx.KdxError, match="held_out_images changed") as error:
+    with pytest.raises(kdx.KdxError, match="holds runs with other held-out images") as error:
         begin(tmp_path / "out", {"held_out_images": "others", **options})
     assert ("`parts`" in str(error.value)) is is_named
+    assert ("names and places of the images" in str(error.value)) is not is_named
+
+
+def test_what_earlier_versions_did_not_record_is_taken_as_it_is(tmp_path):
+    begin(tmp_path / "out", {"weights": "w.pth"})
+    (tmp_path / "out/runs").mkdir()
+    begin(tmp_path / "out", {"weights": "w.pth", "held_out_images": "some", "content of 'w.pth'": "some"})
+    with pytest.raises(kdx.KdxError, match="holds runs of other settings: weights"):
+        begin(tmp_path / "out", {"weights": "other.pth", "content of 'other.pth'": "some"})
+
+
+@pytest.mark.slow
+def test_a_best_bundle_that_cannot_be_removed_is_named_and_the_report_is_written(fitted, out, monkeypatch):
+    def busy(path):
+        raise OSError(16, "Device or resource busy", str(path))
+
+    (out / "fit.json").unlink()
+    monkeypatch.setattr("kdx.workflows.fit.best.discard", busy)
+    result = fit(fitted.data, out, code=1)
+    assert "best.kdx' of an earlier call cannot be removed: Device or resource busy" in result.stdout + result.stderr
+    assert len(report_of(out)["rows"]) == 2
+
+
+def test_a_good_image_that_cannot_be_decoded_is_counted_before_anything_is_timed(dataset_copy, tmp_path, monkeypatch):
+    def refuse(*args):
+        raise AssertionError("screened")
+
+    monkeypatch.setattr("kdx.workflows.fit.screen._screen", refuse)
+    path = next(iter((dataset_copy / "train/good").iterdir()))
+    path.write_bytes(path.read_bytes()[:-200])
+    error = fit(dataset_copy, tmp_path / "out", "--false-reject-rate", "0.5", code=2).stderr
+    assert "1 image cannot be used" in error
+    assert path.name in error
 
 
 def test_force_discards_what_fit_made_and_nothing_else(out, tmp_path):
