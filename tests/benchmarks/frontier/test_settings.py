@@ -57,7 +57,15 @@ def test_the_committed_peers_are_trained_beside_the_committed_compact_pairs() ->
     compact, both = (Settings.read(ROOT / "benchmarks/frontier" / f"{name}.toml") for name in ("compact", "frontier"))
     kdx, asked = compact.trainings([], [], [0]), both.trainings([], [], [])
     assert {key: asked[key] for key in kdx} == kdx
-    assert all("peer" in options for key, options in asked.items() if key not in kdx)
+    added = {key: options for key, options in asked.items() if key not in kdx}
+    sizes = {key for key in added if re.fullmatch(r"compact-[sm]-\d+", key[1])}
+    assert sizes
+    for (data, pair, seed), options in added.items():
+        if (data, pair, seed) in sizes:  # a compact pair at another size
+            name, size = pair.rsplit("-", 1)
+            assert options == {**kdx[data, name, seed], "image_size": int(size)}
+        else:
+            assert "peer" in options
 
 
 @pytest.mark.parametrize("name", ["accuracy", "compact"])
