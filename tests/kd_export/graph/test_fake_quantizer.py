@@ -99,8 +99,9 @@ def require_agreement(detector: FusedDetector, model: onnx.ModelProto, images: n
 @pytest.mark.slow
 def test_every_method_computes_what_its_graph_computes(exported) -> None:
     # Of mixed-teacher, INT8 changes so little (0.0002 of the energy of the maps) that the same
-    # rounding comes to 0.8 of it in ONNX Runtime and 1.0 in OpenVINO.
-    times = 2.0 if exported.name == "mixed-teacher" else 1.0
+    # rounding comes to 0.8 of it in ONNX Runtime and 1.0 in OpenVINO, and on CPUs whose kernels add
+    # in another order to something else.
+    times = 4.0 if exported.name == "mixed-teacher" else 1.0
     require_agreement(exported.detector, onnx.load(exported.fp32), solar_cells(4, (72, 80)), times)
 
 
