@@ -77,7 +77,7 @@ def fit(request: FitRequest, progress: Progress, say: Callable[[str], None]) -> 
             screened = screen(request, material, folder, _screening_key(request, material, machine), progress)
             passed = [one for one in screened if one.outcome == "may keep"]
             budget = f"{request.budget_ms:g} ms at p{request.percentile:g}"
-            say(f"{len(passed)} of {len(screened)} candidates may keep {budget}")
+            say(f"{len(passed)} of {number_of(len(screened), '[candidate|candidates]')} may keep {budget}")
             for line in by_reason(_screened_out([one for one in screened if one.outcome == "failed"])):
                 say(f"failed: {line}")
             workshop = Workshop(request, material, folder, machine, progress, say, deadline)
