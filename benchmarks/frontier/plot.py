@@ -30,7 +30,7 @@ def _plot(points: list[Point], path: Path) -> None:
     from matplotlib.figure import Figure  # needs no screen, unlike pyplot
     from matplotlib.ticker import LogLocator
 
-    axes = (figure := Figure(figsize=(7.5, 4.5), facecolor="white")).subplots()
+    axes = (figure := Figure(figsize=(7.5, 4.5), facecolor="white", layout="tight")).subplots()
     best = frontier_of(points)
     labelled = {each.pair: each for each in reversed(points) if each in best or not each.is_kdx}  # one name a pair
     slowest = max(points, key=lambda each: each.time["p50_ms"])  # up to which nothing is better than the best
@@ -53,6 +53,5 @@ def _plot(points: list[Point], path: Path) -> None:
     axes.xaxis.set(major_formatter="{x:g}", minor_formatter="{x:g}", minor_locator=LogLocator(subs=(2, 5)))
     axes.grid(color="#e6e6e6", linewidth=0.6)
     axes.legend(fontsize=7, frameon=False, loc="lower right")
-    figure.tight_layout()
     for suffix in (".png", ".svg"):
         figure.savefig(path.with_suffix(suffix), dpi=110, facecolor="white")

@@ -21,6 +21,7 @@ from kd_train.evaluation.evaluate import Evaluation
 from kd_train.training.options import TrainOptions
 from kd_train.training.quantization import quantize_run
 from kd_train.training.run_folder import Run
+from kd_train.training.run_images import held_out_files
 from kd_train.training.train import train
 from kdx.bundle.bundle import Bundle
 from kdx.bundle.open import open_bundle
@@ -80,7 +81,7 @@ class Training:
         started = time.perf_counter()
         refused = self._export(self.run, self.bundle, precisions)
         seconds["whole"] = training + time.perf_counter() - started
-        write_synthetic(run.held_out_files(), self.drawn, config.input, seed=config.seed, progress=_PROGRESS)
+        write_synthetic(held_out_files(run), self.drawn, config.input, seed=config.seed, progress=_PROGRESS)
         return {
             **self._evaluated(self.bundle, {each: each for each in precisions if each not in refused}),
             "refused": refused, "seconds": {name: round(value, 1) for name, value in seconds.items()},

@@ -91,8 +91,8 @@ def _nothing_kept(report: Report) -> None:
                 timing = one.fastest
                 out.print(f"  {one.candidate}: {timing.backend} {timing.precision} {timing.measured_ms:.2f} ms")
     else:
-        again = ": none kept it when it was measured once more" if report.unconfirmed else ""
-        out.print(f"[bold red]nothing keeps {report.budget_ms:g} ms[/] at p{report.percentile:g}{again}")
+        found = "none of these was confirmed to keep" if report.unconfirmed else "nothing keeps"
+        out.print(f"[bold red]{found} {report.budget_ms:g} ms[/] at p{report.percentile:g}")
     if (quickest := quickest_found(report)) is not None:
         name, timing = quickest
         measured = f"p{timing.percentile:g} {timing.measured_ms:.2f} ms"

@@ -107,6 +107,7 @@ def export_run(
     with needs("train,cpu", "exporting"):
         from kd_export.bundle_export import export_bundle
         from kd_train.training.run_folder import Run
+        from kd_train.training.run_images import training_files
         from kd_train.training.trained_pair import load_pair
 
     tiles = tiles or TileRequest()
@@ -129,7 +130,7 @@ def export_run(
         provenance = msgspec.structs.replace(provenance, int8=origin)
     elif "int8" in precisions and "int8" not in missing:
         try:
-            calibration_images = run.training_files(calibration_data)
+            calibration_images = training_files(run, calibration_data)
         except DataError as error:
             missing["int8"] = _said(error)
     result, certificate, refused = export_bundle(
@@ -196,13 +197,14 @@ def _held_out(
 ) -> tuple[HeldOut | None, dict[str, str]]:
     """Return the images on which BF16 and INT8 are judged, or why those are refused."""
     from kd_train.data.gate_images import DrawnDefects, GoodImages
+    from kd_train.training.run_images import held_out_files
     from kdx.verification.held_out import HeldOut
 
     asked = OWN_THRESHOLD.intersection(precisions)
     if not asked:
         return None, {}
     try:
-        paths = run.held_out_files(data)
+        paths = held_out_files(run, data)
     except DataError as error:
         reason = f"it is judged on images that were held out of training: {_said(error)}"
         return None, dict.fromkeys(sorted(asked), reason)

@@ -14,6 +14,7 @@ from PIL import Image
 import kdx
 from kd_export.precision import precision_graphs as variants
 from kd_export.precision.gate import GateReport
+from kd_train.training.run_images import training_files
 from kdx.bundle.open import open_bundle
 from kdx.runtime.backend_table import find_backend, require_backends
 from kdx.storage.files import sha256_file
@@ -139,10 +140,10 @@ def test_calibration_takes_images_that_were_trained_on(tiny_run) -> None:
     from kd_train.training.run_folder import Run
 
     run = Run(tiny_run)
-    files = run.training_files(most=4)
+    files = training_files(run, most=4)
     assert len(files) == 4
     assert {sha256_file(file) for file in files} <= set(run.config.train_images.values())
-    assert len(run.training_files()) == len(run.config.train_images)
+    assert len(training_files(run)) == len(run.config.train_images)
 
 
 def test_a_backend_that_runs_no_int8_leaves_its_threshold_to_another(int8_bundle, dataset, tmp_path, cli, monkeypatch):

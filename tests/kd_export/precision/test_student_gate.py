@@ -18,6 +18,7 @@ from kd_export.precision.quantize import quantised_nodes, quantize_by
 from kd_export.precision.runners import run_onnxruntime, runtimes
 from kd_export.precision.student_gate import judge_students
 from kd_train.training.run_folder import Run
+from kd_train.training.run_images import held_out_files, training_files
 from kd_train.training.trained_pair import fuse, load_pair
 from kdx.bundle.manifest import GRAPH
 from kdx.bundle.variants import graph_file
@@ -41,7 +42,7 @@ class Trained:
         self.folder = folder
         spec = run.config.input
         self.golden = np.stack([read_image(path, spec) for path in run.golden_files()])
-        self.good = np.stack([read_image(path, spec) for path in [*run.held_out_files(), *run.training_files()]])
+        self.good = np.stack([read_image(path, spec) for path in [*held_out_files(run), *training_files(run)]])
         self.defects = np.concatenate([self.good] * 3)
         for index, image in enumerate(self.defects):
             corner = 18 + 2 * (index // len(self.good))

@@ -31,6 +31,7 @@ from kd_train.training.distillation import open_source
 from kd_train.training.distilled_teacher import TEACHER_FOLDER
 from kd_train.training.from_options import recipe_of
 from kd_train.training.run_folder import Run
+from kd_train.training.run_images import held_out_files, training_files
 from kd_train.training.train import train
 from kd_train.training.trained_pair import load_pair
 from kdx.errors import CheckpointError, DataError, OptionError, WeightsError
@@ -100,7 +101,7 @@ def test_the_teacher_learns_its_source_and_the_run_says_how(whole):
 
 def held_out_set(run: Run, data: Path) -> ImageSet:
     bad = BadImages(0)
-    return ImageSet(scan_images(run.held_out_files(data), bad), run.config.input, bad, memory_mib=64, workers=0)
+    return ImageSet(scan_images(held_out_files(run, data), bad), run.config.input, bad, memory_mib=64, workers=0)
 
 
 def both_networks(run: Run) -> list[Callable[[NDArray[np.uint8]], list[Tensor]]]:
@@ -139,7 +140,7 @@ def test_the_teacher_is_compared_with_its_source_by_nearest_good_features(whole,
 
     run = Run(whole)
     networks, good = both_networks(run), held_out_set(run, dataset)
-    known = [read_image(path, run.config.input) for path in sorted(run.training_files(dataset))]
+    known = [read_image(path, run.config.input) for path in sorted(training_files(run, dataset))]
     defects = list(DrawnDefects(good, run.config.seed))
     assert len(defects) == 3 * len(good)
 

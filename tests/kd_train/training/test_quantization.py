@@ -28,6 +28,7 @@ from kd_train.training.options import TrainOptions
 from kd_train.training.quantization import quantize_run
 from kd_train.training.run_config import preprocess_of
 from kd_train.training.run_folder import Run
+from kd_train.training.run_images import held_out_files
 from kd_train.training.run_lock import RunLock
 from kd_train.training.train import train
 from kd_train.training.trained_pair import fuse, load_pair
@@ -457,7 +458,7 @@ def test_training_data_that_have_moved_are_asked_for(source) -> None:
         quantize_run(source, OPTIONS)
     assert "`data`" in refused.value.fix
     with pytest.raises(DataError, match="no longer at '/nowhere'") as refused:
-        Run(source).held_out_files()
+        held_out_files(Run(source))
     assert "`calibration_data`" in refused.value.fix
 
 

@@ -12,7 +12,8 @@ import pytest
 from kd_export.graph.int8 import Int8Plan
 from kd_train.training.free_folder import require_free
 from kd_train.training.run_config import Quantized
-from kd_train.training.run_folder import MissingImagesWarning, Run
+from kd_train.training.run_folder import Run
+from kd_train.training.run_images import MissingImagesWarning, held_out_files, training_files
 from kd_train.training.run_remarks import remarks_on
 from kdx.errors import OutputError
 from kdx.storage.json_records import INT8_FOLDER
@@ -77,13 +78,13 @@ def test_a_finished_run_has_nothing_to_continue(run_copy):
 @needs_links
 def test_files_that_cannot_be_read_are_no_images_of_a_run(tiny_run, dataset_copy):
     run = Run(tiny_run)
-    found = run.training_files(dataset_copy), run.held_out_files(dataset_copy)
+    found = training_files(run, dataset_copy), held_out_files(run, dataset_copy)
     good = dataset_copy / "train/good"
     (good / "gone.png").symlink_to("nowhere.png")
-    assert (run.training_files(dataset_copy), run.held_out_files(dataset_copy)) == found
+    assert (training_files(run, dataset_copy), held_out_files(run, dataset_copy)) == found
     first = found[1][0]
     first.unlink()
     first.symlink_to("nowhere.png")
     said = rf"does not contain 1 image .*: {first.name}; 2 good images cannot be read: .*gone\.png"
     with pytest.warns(MissingImagesWarning, match=said):
-        assert run.held_out_files(dataset_copy) == found[1][1:]
+        assert held_out_files(run, dataset_copy) == found[1][1:]

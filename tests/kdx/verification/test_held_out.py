@@ -18,6 +18,7 @@ from kd_export.precision.quantize import quantize
 from kd_export.precision.runners import run_onnxruntime
 from kd_train.data.gate_images import DrawnDefects, GoodImages
 from kd_train.training.run_folder import Run
+from kd_train.training.run_images import held_out_files
 from kdx.bundle.open import open_bundle
 from kdx.bundle.store import write_manifest
 from kdx.bundle.variants import Variant
@@ -235,7 +236,7 @@ def test_scores_that_are_not_finite_are_refused() -> None:
 
 def test_images_are_the_same_in_every_loop_and_defects_stand_on_their_good_image(tiny_run) -> None:
     run = Run(tiny_run)
-    good = GoodImages(run.held_out_files(), run.config.input)
+    good = GoodImages(held_out_files(run), run.config.input)
     defects = DrawnDefects(good, seed=0)
     assert (len(good), len(defects)) == (6, 18)
     first, second = list(defects), list(defects)
@@ -250,7 +251,7 @@ def test_images_are_the_same_in_every_loop_and_defects_stand_on_their_good_image
 def test_of_large_frames_tiles_are_judged(tiled) -> None:
     bundle = open_bundle(tiled / "tile.kdx")
     run = Run(tiled / "run")
-    good = GoodImages(run.held_out_files(), bundle.manifest.input, bundle.manifest.tiling)
+    good = GoodImages(held_out_files(run), bundle.manifest.input, bundle.manifest.tiling)
     images = list(good)
     assert len(images) == 4 * len(run.config.validation_images)
     assert {image.shape for image in images} == {(64, 64, 1)}
@@ -268,7 +269,7 @@ def test_of_large_frames_tiles_are_judged(tiled) -> None:
 def test_a_graph_that_loses_defects_is_not_written(tiny_run, raw_bundle) -> None:
     """Golden images in order, and the verdicts on others turned: refused by these."""
     run = Run(tiny_run)
-    good = GoodImages(run.held_out_files(), run.config.input)
+    good = GoodImages(held_out_files(run), run.config.input)
     golden = open_bundle(raw_bundle).golden().images
     model = onnx.load(raw_bundle / "model.onnx")
     known = {image.tobytes() for image in golden}
