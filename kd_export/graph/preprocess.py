@@ -6,7 +6,7 @@ import torch
 from msgspec import UNSET
 from torch import Tensor, nn
 
-from kd_export.graph.banded import BandedReduction, bands_of
+from kd_export.graph.banded import BandedResize, cheapest
 from kdx.imaging.field_of_view import Crop
 from kdx.imaging.images import InputSpec
 from kdx.imaging.resampling import antialias_matrix
@@ -23,10 +23,11 @@ def resize(size_in: tuple[int, int], size_out: tuple[int, int], crop: tuple[int,
     if size_in == size_out:
         return Planes() if crop == size_out else nn.Sequential(Planes(), CentreCrop(tops, crop))
     rows, columns = (
-        bands_of(antialias_matrix(source, full)[top : top + part])
+        antialias_matrix(source, full)[top : top + part]
         for source, full, top, part in zip(size_in, size_out, tops, crop, strict=True)
     )
-    return BandedReduction(rows, columns, channels)
+    # The height is resized first.
+    return BandedResize(cheapest(rows, size_in[1], crop[1]), cheapest(columns, crop[0], crop[0]), channels)
 
 
 class Planes(nn.Module):

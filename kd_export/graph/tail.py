@@ -17,7 +17,7 @@ from kd_export.graph.distance import EPSILON, distance_module
 from kd_export.graph.product import AxisFactors, product_factors
 from kd_export.graph.separable import Separable
 from kdx.bundle.pair_spec import Combine, Join, MapSpec, PairSpec, ScoreRule
-from kdx.imaging.resampling import Matrix, bilinear_matrix, gaussian_matrix
+from kdx.imaging.resampling import bilinear_matrix, gaussian_matrix
 
 Features = list[tuple[Tensor, Tensor]]
 Shape = tuple[int, int, int]
@@ -42,7 +42,7 @@ class AnomalyMap(nn.Module):
         axes = [_axis(spec, [shape[axis + 1] for shape in tap_shapes], length) for axis, length in enumerate(size)]
         rows, columns = product_factors(*axes) if spec.combine is Combine.PRODUCT else axes
         self.upsample = nn.ModuleList(map(Separable, rows.before, columns.before))
-        self.blur = _separable(rows.after, columns.after)
+        self.blur = None if rows.after is None or columns.after is None else Separable(rows.after, columns.after)
 
     def forward(self, features: Features) -> Tensor:
         """Take the two features of each tap, ``(N, C, h, w)``, and return the map ``(N, H, W)``."""
@@ -50,15 +50,16 @@ class AnomalyMap(nn.Module):
         for (teacher, student), distance, upsample, weight in zip(
             features, self.distances, self.upsample, self.weights, strict=True
         ):
-            part = upsample(distance(teacher, student))
+            assert isinstance(upsample, Separable)
+            map_ = distance(teacher, student)
+            part = upsample(map_) if self.blur is None else upsample.transposed(map_)
             if self.combine is Combine.SUM:
                 part = part if weight == 1.0 else part * weight
                 combined = part if combined is None else combined + part
             else:
                 combined = part if combined is None else combined * part
         assert combined is not None
-        blurred: Tensor = self.blur(combined)
-        return blurred
+        return combined if self.blur is None else self.blur.of_transposed(combined)
 
 
 def _axis(spec: MapSpec, lengths: list[int], length: int) -> AxisFactors:
@@ -74,11 +75,6 @@ def _axis(spec: MapSpec, lengths: list[int], length: int) -> AxisFactors:
     if spec.combine is Combine.SUM:
         return AxisFactors([blur @ matrix for matrix in upsample], None)
     return AxisFactors(upsample, blur if spec.blur_sigma > 0 else None)
-
-
-def _separable(rows: Matrix | None, columns: Matrix | None) -> nn.Module:
-    """Return the operation of two matrices on ``(N, H, W)`` maps; None is the identity."""
-    return nn.Identity() if rows is None or columns is None else Separable(rows, columns)
 
 
 def blur_module(sigma: float, size: tuple[int, int]) -> nn.Module:
