@@ -10,7 +10,7 @@ import msgspec
 from kdx.bundle.bundle import Bundle
 from kdx.bundle.open import open_bundle
 from kdx.bundle.store import write_manifest
-from kdx.errors import BundleError
+from kdx.errors import BackendError, BundleError
 from kdx.storage.files import new_folder
 from kdx.workflows.fit.advice import reason_of
 from kdx.workflows.fit.cpu_timing import time_as_loaded
@@ -38,16 +38,17 @@ def keep_best(rows: Sequence[FrontierRow], request: FitRequest, folder: FitFolde
         try:
             measured = folder.measured_bundle(row.candidate, row.bundle_sha256)
             bundle = copy_with(measured, row.timing.precision, folder.best)
-        except BundleError as error:
+            timing = time_as_loaded(
+                bundle,
+                bundle.golden().images,
+                budget_ms=request.budget_ms,
+                percentile=request.percentile,
+                threads=request.threads,
+            )
+        except (BackendError, BundleError) as error:
             unconfirmed.append(f"{row.candidate} {row.timing.precision}: {reason_of(error)}")
+            discard(folder.best)
             continue
-        timing = time_as_loaded(
-            bundle,
-            bundle.golden().images,
-            budget_ms=request.budget_ms,
-            percentile=request.percentile,
-            threads=request.threads,
-        )
         if timing.measured_ms is not None and timing.measured_ms <= request.budget_ms:
             return Best(bundle=str(folder.best), row=row, confirmed=timing), unconfirmed
         unconfirmed.append(

@@ -113,8 +113,11 @@ def time_precision(
         if look.p50_ms is None or look.p50_ms > limit:
             measured.append(look)
             continue
-        with detector_of(bundle, look.backend, threads, precision) as detector:
-            measured.append(_final(detector, (look.backend, precision), images, budget_ms, percentile, look.p50_ms))
+        try:
+            with detector_of(bundle, look.backend, threads, precision) as detector:
+                measured.append(_final(detector, (look.backend, precision), images, budget_ms, percentile, look.p50_ms))
+        except BackendError as error:
+            measured.append(Timing(backend=look.backend, precision=precision, error=error.message))
     return measured
 
 

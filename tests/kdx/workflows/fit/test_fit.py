@@ -18,8 +18,9 @@ from PIL import Image
 import kdx
 from kd_train.training.run_folder import Run
 from kdx.bundle.open import open_bundle
-from kdx.errors import TrainingError
+from kdx.errors import BackendError, TrainingError
 from kdx.runtime.cycle_time import compare_with_budget
+from kdx.workflows.fit.cpu_timing import time_precision
 from kdx.workflows.fit.deadline import TooLongError
 from kdx.workflows.fit.fit_folder import FitFolder
 from kdx.workflows.fit.request import FitRequest
@@ -265,6 +266,36 @@ def test_a_best_one_that_misses_when_measured_again_is_skipped(fitted, out, no_t
 
 
 @pytest.mark.slow
+def test_a_backend_that_fails_at_last_leaves_the_next_best(fitted, out, no_training, monkeypatch):
+    first = report_of(out)["best"]["row"]["candidate"]["size"]
+
+    def fail_at_last(detector, images, **options):
+        if detector.outputs(images[:1]).maps.shape[1] == first:
+            raise BackendError("no memory is left")
+        return decreed(detector, images, **options)
+
+    monkeypatch.setattr("kdx.workflows.fit.cpu_timing.measure_cycle_time", fail_at_last)
+    report = fit(fitted.data, out, "--json").json
+    assert report["best"]["row"]["candidate"]["size"] != first
+    assert report["unconfirmed"] == [f"stpm {first} fp32: no memory is left"]
+    assert open_bundle(out / "best.kdx").manifest.threshold is not None
+
+
+@pytest.mark.slow
+def test_a_backend_that_fails_after_the_first_look_has_the_reason_as_its_latency(fitted, monkeypatch):
+    bundle = open_bundle(fitted.out / report_of(fitted.out)["best"]["row"]["bundle"])
+
+    def fail_in_earnest(detector, images, *, percentile=99.9, **options):
+        if percentile != 50:
+            raise BackendError("no memory is left")
+        return decreed(detector, images, percentile=percentile, **options)
+
+    monkeypatch.setattr("kdx.workflows.fit.cpu_timing.measure_cycle_time", fail_in_earnest)
+    timings = time_precision(bundle, "fp32", bundle.golden().images, budget_ms=BUDGET, percentile=99.9, threads=1)
+    assert {(one.measured_ms, one.error) for one in timings} == {(None, "no memory is left")}
+
+
+@pytest.mark.slow
 def test_where_none_keeps_the_budget_when_measured_again_the_report_says_so(fitted, out, no_training, monkeypatch):
     slow = compare_with_budget("x", [9.0] * 1000, BUDGET, 99, 0)
     monkeypatch.setattr("kdx.workflows.fit.cpu_timing.measure_cycle_time", lambda *_, **__: slow)
@@ -434,8 +465,6 @@ def test_a_folder_of_an_earlier_version_is_continued(fitted, out, no_training):
 
 @pytest.mark.slow
 def test_a_training_that_fails_is_recorded_and_the_others_continue(fitted, out, monkeypatch):
-    from kdx.errors import TrainingError
-
     def fail(*args, **options):
         raise TrainingError("too many images are bad", fix="allow more: a larger `max_bad_images`")
 
