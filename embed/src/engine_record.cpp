@@ -5,6 +5,7 @@
 
 #include "error.h"
 #include "files.h"
+#include "json_reading.h"
 #include "sha256.h"
 
 namespace kdx::embed {
@@ -60,7 +61,7 @@ EngineRecord parse_engine_record(const std::string &text, const fs::path &folder
         return Failure(KDX_ERROR_BACKEND, "'" + (folder / kRecord).string() + "' " + why);
     };
     try {
-        const auto record = json::parse(text);
+        const auto record = parse_json(text);
         const auto &schema = record.at("schema");
         if (!schema.is_number_integer() || schema < 1) throw refused("is not valid: there is no schema " + schema.dump());
         if (schema > kRecordSchema) throw refused("was written by a newer kdx");
@@ -75,11 +76,12 @@ EngineRecord parse_engine_record(const std::string &text, const fs::path &folder
         read.precision = record.at("precision").get<std::string>();
         read.onnx_sha256 = record.at("onnx_sha256").get<std::string>();
         read.plan_sha256 = record.at("plan_sha256").get<std::string>();
-        read.batches = record.at("batches").get<std::vector<int>>();
-        const bool is_ascending = std::is_sorted(read.batches.begin(), read.batches.end());
-        if (read.batches.empty() || !is_ascending || read.batches.front() < 1 || read.batches.back() > 4096)
+        read.batches = whole_numbers(record.at("batches"), 1, 4096);
+        if (read.batches.empty() || !std::is_sorted(read.batches.begin(), read.batches.end()))
             throw refused("lists no valid batch sizes");
         return read;
+    } catch (const Invalid &invalid) {
+        throw refused("is not valid: " + invalid.why);
     } catch (const json::exception &error) {
         throw refused(std::string("is not valid: ") + error.what());
     }

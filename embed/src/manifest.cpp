@@ -4,8 +4,11 @@
 #include <cmath>
 #include <cstdint>
 #include <nlohmann/json.hpp>
+#include <tuple>
+#include <utility>
 
 #include "error.h"
+#include "json_reading.h"
 #include "threshold_checks.h"
 
 namespace kdx::embed {
@@ -20,25 +23,24 @@ constexpr int kSchema = 4;
 constexpr int kByHandSchema = 4;
 constexpr int kShortestWindow = 8;  // pixels a side
 constexpr int kInt8Schema = 3;  // the first one in which INT8 students have a reference of their own
-// No camera delivers more, and products of sizes cannot overflow.
-constexpr int kLargestSide = 1 << 15;
+// The limits of a camera's frame and of a graph's input in Python, with which products of sizes
+// cannot overflow.
+constexpr int kLargestSide = 1 << 17;
+constexpr std::int64_t kMostPixels = 1 << 28;
 constexpr std::size_t kMostTiles = 4096;  // along an axis
 constexpr const char *kExportAgain = "export the bundle again";
-
-// A value of the manifest is invalid. parse_manifest names the file and the fix.
-struct Invalid {
-    std::string why;
-};
 
 // A threshold is not what is stored beside it.
 struct Contradiction {
     std::string why;
 };
 
-int side_of(const json &value) {
-    const auto found = value.get<std::int64_t>();
-    if (!value.is_number_integer() || found < 1 || found > kLargestSide) throw Invalid{"a size is out of range"};
-    return static_cast<int>(found);
+// Reads the height and the width of an image.
+std::pair<int, int> size_of(const json &height, const json &width) {
+    const auto down = whole_number(height, 1, kLargestSide), across = whole_number(width, 1, kLargestSide);
+    if (std::int64_t{down} * across > kMostPixels)
+        throw Invalid{"an image has more than " + std::to_string(kMostPixels) + " pixels"};
+    return {down, across};
 }
 
 // Reads a number from 0 to 1.
@@ -70,7 +72,8 @@ bool is_contained(const std::string &name) {
 Threshold threshold_from(const json &record, bool is_scaled) {
     Threshold threshold{record.at("score").get<double>(), number_of(record, "pixel"), kNone, {}, {}};
     if (record.contains("scores") && !record["scores"].is_null())
-        threshold.good_scores = {record["scores"].get<std::vector<double>>(), record.at("images").get<double>()};
+        threshold.good_scores = {record["scores"].get<std::vector<double>>(),
+                                 static_cast<double>(whole_number(record.at("images"), 0))};
     if (record.contains("review") && !record["review"].is_null())
         threshold.review = record["review"].at("score").get<double>();
     if (record.contains("by_hand") && !record["by_hand"].is_null())
@@ -98,10 +101,10 @@ void read_frame_limits(Bundle &bundle, const json &record) {
 }
 
 Crop crop_from(const json &record, const Bundle &bundle) {
-    const auto parts = record.get<std::vector<int>>();
+    const auto parts = whole_numbers(record, 0);
     if (parts.size() != 4) throw Invalid{"its window is not four numbers"};
     const Crop crop{parts[0], parts[1], parts[2], parts[3]};
-    if (crop.left < 0 || crop.top < 0 || crop.width < kShortestWindow || crop.height < kShortestWindow ||
+    if (crop.width < kShortestWindow || crop.height < kShortestWindow ||
         crop.left > bundle.width - crop.width || crop.top > bundle.height - crop.height)
         throw Invalid{"its window is not inside of the frame"};
     return crop;
@@ -109,32 +112,30 @@ Crop crop_from(const json &record, const Bundle &bundle) {
 
 void read_input(Bundle &bundle, const json &manifest) {
     const auto &input = manifest.at("input");
-    bundle.height = side_of(input.at("height"));
-    bundle.width = side_of(input.at("width"));
-    bundle.channels = input.value("channels", 3);
+    std::tie(bundle.height, bundle.width) = size_of(input.at("height"), input.at("width"));
+    bundle.channels = input.contains("channels") ? whole_number(input["channels"], 1, 3) : 3;
     const auto order = input.value("channel_order", std::string("rgb"));
     if ((bundle.channels != 1 && bundle.channels != 3) || (order != "rgb" && order != "bgr"))
         throw Invalid{"its input has an unknown layout"};
     bundle.bgr = order == "bgr" && bundle.channels == 3;
     if (input.contains("sixteen_bit_range")) {
-        const auto range = input["sixteen_bit_range"].get<std::vector<std::int64_t>>();
-        if (range.size() != 2 || range[0] < 0 || range[0] >= range[1] || range[1] > 65535)
-            throw Invalid{"its 16-bit range is not one"};
-        bundle.sixteen_bit_low = static_cast<int>(range[0]), bundle.sixteen_bit_high = static_cast<int>(range[1]);
+        const auto range = whole_numbers(input["sixteen_bit_range"], 0, 65535);
+        if (range.size() != 2 || range[0] >= range[1]) throw Invalid{"its 16-bit range is not one"};
+        bundle.sixteen_bit_low = range[0], bundle.sixteen_bit_high = range[1];
     }
     const auto &size = manifest.at("map_size");
     if (!size.is_array() || size.size() != 2) throw Invalid{"its map size is not two numbers"};
-    bundle.map_height = side_of(size[0]);
-    bundle.map_width = side_of(size[1]);
-    bundle.max_batch = side_of(manifest.at("max_batch"));
+    std::tie(bundle.map_height, bundle.map_width) = size_of(size[0], size[1]);
+    bundle.max_batch = whole_number(manifest.at("max_batch"), 1);
     if (input.contains("crop")) bundle.crop = crop_from(input["crop"], bundle);
     bundle.field_of_view = manifest.contains("field_of_view") ? share_of(manifest["field_of_view"]) : 1.0;
+    if (bundle.field_of_view == 0) throw Invalid{"its map covers nothing of the frame"};
     if (manifest.contains("frame_limits")) read_frame_limits(bundle, manifest["frame_limits"]);
 }
 
 // Reads where tiles begin along an axis. The tiles without their halos must cover the frame.
 std::vector<int> read_starts(const json &values, const Tiling &tiling, int frame, int tile, int scale) {
-    const auto starts = values.get<std::vector<int>>();
+    const auto starts = whole_numbers(values, 0, kLargestSide);
     bool fits = !starts.empty() && starts.size() <= kMostTiles && starts.front() == 0 && starts.back() == frame - tile;
     for (std::size_t i = 0; fits && i < starts.size(); ++i) {
         fits = starts[i] % scale == 0;
@@ -156,13 +157,14 @@ void read_tiling(Bundle &bundle, const json &manifest) {
                       "the frames of '" + bundle.path.string() + "' are read in bands of rows",
                       {"a bundle whose frames are passed as images", "", "judge them in Python: kdx predict"});
     auto &tiling = bundle.tiling;
-    tiling.overlap = record.at("overlap").get<int>(), tiling.halo = record.at("halo").get<int>();
-    tiling.batch = record.contains("batch") ? side_of(record["batch"]) : 8;
-    if (bundle.height % bundle.map_height || bundle.width % bundle.map_width || tiling.halo < 0 ||
-        tiling.halo > kLargestSide || tiling.overlap < 2 * tiling.halo || tiling.overlap >= kLargestSide)
+    tiling.overlap = whole_number(record.at("overlap"), 0, kLargestSide);
+    tiling.halo = whole_number(record.at("halo"), 0, kLargestSide);
+    tiling.batch = record.contains("batch") ? whole_number(record["batch"], 1) : 8;
+    if (bundle.height % bundle.map_height || bundle.width % bundle.map_width || tiling.overlap < 2 * tiling.halo)
         throw Invalid{"the maps of the tiles do not fit together"};
     const int down = bundle.height / bundle.map_height, across = bundle.width / bundle.map_width;
-    bundle.camera_height = side_of(record.at("frame").at(0)), bundle.camera_width = side_of(record.at("frame").at(1));
+    const auto &frame = record.at("frame");
+    std::tie(bundle.camera_height, bundle.camera_width) = size_of(frame.at(0), frame.at(1));
     tiling.rows = read_starts(record.at("rows"), tiling, bundle.camera_height, bundle.height, down);
     tiling.columns = read_starts(record.at("columns"), tiling, bundle.camera_width, bundle.width, across);
     bundle.camera_map_height = bundle.camera_height / down, bundle.camera_map_width = bundle.camera_width / across;
@@ -173,8 +175,8 @@ void read_int8_students(Bundle &bundle, const json &manifest) {
     bundle.has_int8_students = provenance.contains("int8") && !provenance["int8"].is_null();
     if (bundle.has_int8_students && (manifest["schema"] < kInt8Schema || !bundle.has(Precision::int8)))
         throw Invalid{"it names the origin of INT8 students"};
-    bundle.has_residual_additions =
-        !bundle.has_int8_students || provenance["int8"].value("residual_additions", 1) != 0;
+    const bool is_counted = bundle.has_int8_students && provenance["int8"].contains("residual_additions");
+    bundle.has_residual_additions = !is_counted || whole_number(provenance["int8"]["residual_additions"], 0) != 0;
 }
 
 void read_files(Bundle &bundle, const json &manifest) {
@@ -310,7 +312,7 @@ Bundle parse_manifest(const std::string &text, const fs::path &path) {
                        {"", "", kExportAgain});
     };
     try {
-        const auto manifest = json::parse(text);
+        const auto manifest = parse_json(text);
         const auto &declared = manifest.at("schema");
         if (!declared.is_number_integer() || declared < 1) throw Invalid{"there is no schema " + declared.dump()};
         const auto schema = declared.get<std::int64_t>();

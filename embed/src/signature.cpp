@@ -7,6 +7,7 @@
 
 #include "error.h"
 #include "files.h"
+#include "json_reading.h"
 #include "sha256.h"
 
 namespace kdx::embed {
@@ -43,7 +44,7 @@ struct File {
 
 File parse_file(const fs::path &bundle, const std::string &text) {
     try {
-        const auto record = json::parse(text);
+        const auto record = parse_json(text);
         const auto &schema = record.at("schema");
         if (!schema.is_number_integer() || schema < 1) refuse_invalid(bundle, "there is no schema " + schema.dump());
         // Checked first, because a newer schema may have changed everything else.
@@ -56,6 +57,8 @@ File parse_file(const fs::path &bundle, const std::string &text) {
                 text_of("signature")};
     } catch (const json::exception &error) {
         refuse_invalid(bundle, error.what());
+    } catch (const Invalid &invalid) {
+        refuse_invalid(bundle, invalid.why);
     }
 }
 
@@ -81,11 +84,13 @@ std::optional<std::string> decoded(const std::string &text) {
 
 Seal parse_statement(const fs::path &bundle, const std::string &text) {
     try {
-        const auto statement = json::parse(text);
+        const auto statement = parse_json(text);
         return {statement.at("index_sha256").get<std::string>(),
                 statement.at("engines").get<std::map<std::string, std::string>>()};
     } catch (const json::exception &error) {
         refuse_invalid(bundle, error.what());
+    } catch (const Invalid &invalid) {
+        refuse_invalid(bundle, invalid.why);
     }
 }
 

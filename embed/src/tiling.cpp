@@ -48,7 +48,8 @@ public:
     TiledBackend(std::unique_ptr<Backend> graph, const Bundle &bundle)
         : graph_(std::move(graph)),
           bundle_(bundle),
-          batch_(std::min<std::size_t>(bundle.tiling.batch, graph_->max_batch())) {
+          batch_(std::min({static_cast<std::size_t>(bundle.tiling.batch), graph_->max_batch(),
+                           bundle.tiling.rows.size() * bundle.tiling.columns.size()})) {
         const auto &tiling = bundle.tiling;
         rows_ = places(tiling.rows, bundle.height / bundle.map_height, bundle.map_height, tiling.overlap, tiling.halo);
         columns_ =

@@ -52,12 +52,66 @@ void manifests_are_checked(const fs::path &path) {
     CHECK(contains(message, "does not list 'model.onnx'"));
     for (const auto height : {-64, 0, 99999999}) {
         CHECK(check_after([&](json &manifest) { manifest["input"]["height"] = height; }) == KDX_ERROR_BUNDLE);
-        CHECK(contains(message, "a size is out of range") && contains(message, "fix: export the bundle again"));
+        CHECK(contains(message, "a whole number from 1 to 131072"));
+        CHECK(contains(message, "fix: export the bundle again"));
     }
+    // Line-scan cameras deliver long frames.
+    CHECK(check_after([](json &manifest) { manifest["input"]["height"] = 40000; }) == KDX_OK);
+    CHECK(check_after([](json &manifest) { manifest["max_batch"] = 100000; }) == KDX_OK);
+    CHECK(check_after([](json &manifest) { manifest["map_size"] = {30000, 30000}; }) == KDX_ERROR_BUNDLE);
+    CHECK(contains(message, "more than 268435456 pixels"));
+    CHECK(check_after([](json &manifest) { manifest["field_of_view"] = 0; }) == KDX_ERROR_BUNDLE);
     for (std::size_t length = 0; length + 2 < text.size(); length += 97)
         CHECK(check(text.substr(0, length)) == KDX_ERROR_BUNDLE);
     for (const auto *nothing : {"null", "[]", "{}", "1", "\"\"", "{\"schema\": \"1\"}", "{\"schema\": 1}"})
         CHECK(check(nothing) == KDX_ERROR_BUNDLE);
+}
+
+// A number is not cut off to one that fits, as by a cast to int.
+void numbers_are_not_cut_off(const fs::path &path) {
+    const auto text = ke::read_file(path / "bundle.json");
+    const auto is_refused = [&](auto &&change) {
+        auto manifest = json::parse(text);
+        manifest["schema"] = 4;
+        change(manifest);
+        std::string message;
+        return status_of([&] { ke::parse_manifest(manifest.dump(), path); }, &message) == KDX_ERROR_BUNDLE &&
+               contains(message, "is not a whole number from");
+    };
+    for (const auto &one : {json(1.0), json(1.9), json(true), json(4294967297U), json(18446744073709551615U)}) {
+        CHECK(is_refused([&](json &manifest) { manifest["input"]["channels"] = one; }));
+        CHECK(is_refused([&](json &manifest) { manifest["input"]["height"] = one; }));
+        CHECK(is_refused([&](json &manifest) { manifest["max_batch"] = one; }));
+        CHECK(is_refused([&](json &manifest) { manifest["map_size"][0] = one; }));
+        CHECK(is_refused([&](json &manifest) { manifest["threshold"]["images"] = one; }));
+        CHECK(is_refused([&](json &manifest) { manifest["input"]["crop"] = {one, 1, 8, 8}; }));
+        CHECK(is_refused([&](json &manifest) { manifest["input"]["sixteen_bit_range"] = {one, 4095}; }));
+        for (const auto *name : {"overlap", "halo", "batch", "rows", "frame"})
+            CHECK(is_refused([&](json &manifest) {
+                auto &tiling = manifest["tiling"] = {{"frame", {64, 64}}, {"rows", {0}}, {"columns", {0}}};
+                tiling["overlap"] = tiling["halo"] = 0;
+                auto &changed = tiling[name];
+                (changed.is_array() ? changed[0] : changed) = one;
+            }));
+    }
+}
+
+// A value that is nested too deep would fill the stack.
+void records_that_are_nested_too_deep_are_refused(const fs::path &path) {
+    constexpr std::size_t deep = 200000;
+    const auto nested = std::string(deep, '[') + std::string(deep, ']');
+    const auto text = ke::read_file(path / "bundle.json");
+    std::string message;
+    const auto within = [&](const std::string &record) { return replaced(text, record, record + "\"a\": " + nested + ','); };
+    for (const auto &index :
+         {"{\"schema\": " + nested + '}', within("\"pair_spec\": {"), within("\"provenance\": {")}) {
+        CHECK(status_of([&] { ke::parse_manifest(index, path); }, &message) == KDX_ERROR_BUNDLE);
+        CHECK(contains(message, "bundle.json' is not valid: it is nested too deep"));
+    }
+    const BundleCopy copy(path);
+    std::ofstream(copy / "bundle.sig") << "{\"schema\": " << nested << '}';
+    CHECK(status_of([&] { ke::open_bundle(copy); }, &message) == KDX_ERROR_BUNDLE);
+    CHECK(contains(message, "bundle.sig' is not valid: it is nested too deep"));
 }
 
 // INT8 students need an INT8 graph, answers of their own, and a schema that older libraries refuse.
@@ -236,8 +290,8 @@ void golden_images_are_read(const fs::path &path) {
     for (std::size_t length = 0; length < file.size() - 12; length += 211)
         CHECK(decode(file.substr(0, length), bundle.height) == KDX_ERROR_BUNDLE);
     const auto scores = ke::read_file(path / "golden/anomaly_score.npy");
-    CHECK(status_of([&] { ke::decode_npy(scores, golden.count + 1); }) == KDX_ERROR_BUNDLE);
-    CHECK(status_of([&] { ke::decode_npy(replaced(scores, "<f4", "<f8"), golden.count); }) == KDX_ERROR_BUNDLE);
+    CHECK(status_of([&] { ke::decode_npy(scores, {golden.count + 1, 1}); }) == KDX_ERROR_BUNDLE);
+    CHECK(status_of([&] { ke::decode_npy(replaced(scores, "<f4", "<f8"), {golden.count, 1}); }) == KDX_ERROR_BUNDLE);
 }
 
 }  // namespace

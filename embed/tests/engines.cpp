@@ -32,7 +32,8 @@ void records_are_checked() {
     CHECK(status_of([&] { ke::read_plan(record); }) == KDX_ERROR_BACKEND);
     const auto text = record_text();
     for (const auto &changed : {replaced(text, "[1, 8]", "[]"), replaced(text, "[1, 8]", "[8, 1]"),
-                                replaced(text, "[1, 8]", "[0]"), replaced(text, "\"schema\": 1", "\"schema\": 2"),
+                                replaced(text, "[1, 8]", "[0]"), replaced(text, "[1, 8]", "[1, 8.5]"),
+                                replaced(text, "\"schema\": 1", "\"schema\": 2"),
                                 replaced(text, "\"schema\": 1", "\"schema\": 0"),
                                 replaced(text, "\"schema\": 1", "\"schema\": true"),
                                 replaced(text, "\"flavour\"", "\"taste\""), std::string("{")})
