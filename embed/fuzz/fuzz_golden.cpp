@@ -20,7 +20,7 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t *data, std::size_t size
         }
     }
     try {
-        if (kdx::embed::decode_npy(file, 4).size() != 4) __builtin_trap();
+        if (kdx::embed::decode_npy(file, {4, 1}).size() != 4) __builtin_trap();
     } catch (const kdx::embed::Failure &failure) {
         if (failure.status != KDX_ERROR_BUNDLE) __builtin_trap();
     }

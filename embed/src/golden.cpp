@@ -4,6 +4,8 @@
 #include <cmath>
 #include <cstdlib>
 #include <cstring>
+#include <functional>
+#include <numeric>
 #include <string_view>
 
 #include "error.h"
@@ -72,6 +74,24 @@ void undo_filter(int kind, std::uint8_t *row, const std::uint8_t *above, std::si
     }
 }
 
+constexpr std::size_t kBeforeHeader = 10;  // bytes of an .npy file
+
+// Returns the text that describes the array in an .npy file.
+std::string_view header_of(const std::string &file) {
+    constexpr std::string_view magic("\x93NUMPY\x01\x00", 8);
+    if (file.size() < kBeforeHeader || std::string_view(file).substr(0, 8) != magic)
+        refuse_file("it is not an .npy file of version 1.0");
+    const std::size_t length = static_cast<std::uint8_t>(file[8]) | static_cast<std::uint8_t>(file[9]) << 8;
+    return std::string_view(file).substr(kBeforeHeader, length);
+}
+
+// Writes a shape as NumPy does: (5, 64, 64).
+std::string text_of(const std::vector<std::size_t> &shape) {
+    std::string text;
+    for (const auto length : shape) text += (text.empty() ? "(" : ", ") + std::to_string(length);
+    return text + (shape.size() == 1 ? ",)" : ")");
+}
+
 }  // namespace
 
 void decode_png(const std::string &file, int height, int width, int channels, std::vector<std::uint8_t> &pixels) {
@@ -87,17 +107,20 @@ void decode_png(const std::string &file, int height, int width, int channels, st
     }
 }
 
-std::vector<float> decode_npy(const std::string &file, std::size_t count) {
-    constexpr std::string_view magic("\x93NUMPY\x01\x00", 8);
-    if (file.size() < 10 || std::string_view(file).substr(0, 8) != magic)
-        refuse_file("it is not an .npy file of version 1.0");
-    const std::size_t length = static_cast<std::uint8_t>(file[8]) | static_cast<std::uint8_t>(file[9]) << 8;
-    const auto header = std::string_view(file).substr(10, length);
+bool has_shape(const std::string &file, const std::vector<std::size_t> &shape) {
+    return header_of(file).find("'shape': " + text_of(shape)) != std::string_view::npos;
+}
+
+std::vector<float> decode_npy(const std::string &file, const std::vector<std::size_t> &shape) {
+    const auto header = header_of(file);
     const auto has = [&](const char *text) { return header.find(text) != std::string_view::npos; };
     if (!has("'descr': '<f4'") || !has("'fortran_order': False")) refuse_file("it does not hold float32 in C order");
-    if (file.size() != 10 + length + 4 * count) refuse_file("its size does not match the images");
+    if (!has_shape(file, shape)) refuse_file("it is not an array of the shape " + text_of(shape));
+    const auto count = std::accumulate(shape.begin(), shape.end(), std::size_t{1}, std::multiplies<>());
+    const auto start = kBeforeHeader + header.size();
+    if (file.size() != start + 4 * count) refuse_file("its size does not match its shape");
     std::vector<float> values(count);
-    std::memcpy(values.data(), file.data() + 10 + length, 4 * count);
+    std::memcpy(values.data(), file.data() + start, 4 * count);
     return values;
 }
 
@@ -109,10 +132,11 @@ Golden read_golden(const Bundle &bundle, Precision precision) {
         decode_png(bundle.read("golden/" + name), bundle.height, bundle.width, bundle.channels, golden.images);
     if (bundle.bgr)  // the files are RGB
         for (std::size_t i = 0; i < golden.images.size(); i += 3) std::swap(golden.images[i], golden.images[i + 2]);
-    const auto map = static_cast<std::size_t>(bundle.map_height) * bundle.map_width;
+    const auto height = static_cast<std::size_t>(bundle.map_height);
+    const auto width = static_cast<std::size_t>(bundle.map_width);
     const auto [maps, scores] = bundle.reference_files(precision);
-    golden.maps = decode_npy(bundle.read(maps), golden.count * map);
-    golden.scores = decode_npy(bundle.read(scores), golden.count);
+    golden.maps = decode_npy(bundle.read(maps), {golden.count, height, width});
+    golden.scores = decode_npy(bundle.read(scores), {golden.count, 1});
     for (const auto *values : {&golden.maps, &golden.scores})
         if (!std::all_of(values->begin(), values->end(), [](float value) { return std::isfinite(value); }))
             refuse_file("the reference has values that are not finite");

@@ -26,8 +26,12 @@ Golden read_golden(const Bundle &bundle, Precision precision = Precision::fp32);
 // (KDX_ERROR_BUNDLE).
 void decode_png(const std::string &file, int height, int width, int channels, std::vector<std::uint8_t> &pixels);
 
-// Returns the values of an .npy file of `count` little-endian float32 in C order; throws Failure
-// (KDX_ERROR_BUNDLE).
-std::vector<float> decode_npy(const std::string &file, std::size_t count);
+// Whether the header of an .npy file names this shape.
+bool has_shape(const std::string &file, const std::vector<std::size_t> &shape);
+
+// Returns the values of an .npy file of little-endian float32 in C order. Throws Failure
+// (KDX_ERROR_BUNDLE) for other files, and for another shape: the same number of values in another
+// shape is another array.
+std::vector<float> decode_npy(const std::string &file, const std::vector<std::size_t> &shape);
 
 }  // namespace kdx::embed

@@ -45,20 +45,20 @@ Level read_level(const Bundle &bundle) {
                           "come from the returned map alone",
                       {"a method whose score is the maximum or the sum of one map, for example stpm", "",
                        "export the bundle again"});
-    const auto count = static_cast<std::size_t>(bundle.camera_map_height) * bundle.camera_map_width;
-    const auto shape =
-        "(" + std::to_string(bundle.camera_map_height) + ", " + std::to_string(bundle.camera_map_width) + ")";
+    const std::vector<std::size_t> shape = {static_cast<std::size_t>(bundle.camera_map_height),
+                                            static_cast<std::size_t>(bundle.camera_map_width)};
     const auto file = bundle.read(kLevel);
-    // decode_npy checks the number of values only, and the same number in another shape is another
-    // map.
-    if (file.substr(0, 1024).find("'shape': " + shape) == std::string::npos)
-        refuse_level(bundle, "does not fit the map", "float32 " + shape, "another shape");
     std::vector<float> values;
+    bool fits = false;
     try {
-        values = decode_npy(file, count);
+        fits = has_shape(file, shape);
+        if (fits) values = decode_npy(file, shape);
     } catch (const Failure &failure) {
         refuse_level(bundle, "cannot be used: " + failure.message);
     }
+    if (!fits)
+        refuse_level(bundle, "does not fit the map",
+                     "float32 (" + std::to_string(shape[0]) + ", " + std::to_string(shape[1]) + ")", "another shape");
     const auto wrong =
         std::count_if(values.begin(), values.end(), [](float value) { return !(std::isfinite(value) && value > 0); });
     if (wrong)

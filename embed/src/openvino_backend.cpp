@@ -29,6 +29,31 @@ bool computes(Precision precision) {
     return std::find(capabilities.begin(), capabilities.end(), ov::device::capability::BF16) != capabilities.end();
 }
 
+std::string described(const ov::element::Type &type, const ov::Shape &shape) {
+    std::ostringstream text;
+    text << type << ' ' << shape;
+    return text.str();
+}
+
+// Requires that a graph takes and returns what the index says: images and maps are read by these
+// sizes.
+void require_fits(const ov::CompiledModel &model, const Bundle &bundle, std::size_t batch) {
+    const auto require = [&](const ov::Output<const ov::Node> &port, const ov::element::Type &type,
+                             const std::vector<int> &sides) {
+        ov::Shape shape = {batch};
+        shape.insert(shape.end(), sides.begin(), sides.end());
+        if (port.get_element_type() == type && port.get_shape() == shape) return;
+        throw Failure(KDX_ERROR_BUNDLE,
+                      "the graph of '" + bundle.path.string() + "' does not fit its bundle.json: '" +
+                          port.get_any_name() + "' has another size",
+                      {described(type, shape), described(port.get_element_type(), port.get_shape()),
+                       "export the bundle again"});
+    };
+    require(model.input(), ov::element::u8, {bundle.height, bundle.width, bundle.channels});
+    require(model.output("anomaly_map"), ov::element::f32, {bundle.map_height, bundle.map_width});
+    require(model.output("anomaly_score"), ov::element::f32, {1});
+}
+
 // A model compiled for one batch size, and its inference requests.
 class Compiled {
 public:
@@ -87,14 +112,19 @@ private:
 class OpenVino : public Backend {
 public:
     OpenVino(const Bundle &bundle, std::string graph, const BackendOptions &options)
-        : graph_(std::move(graph)),
+        : bundle_(bundle),
+          graph_(std::move(graph)),
           sha256_(bundle.hash_of(Bundle::graph_name(options.precision))),
           is_bf16_(options.precision == Precision::bf16),
           threads_(options.threads),
           max_batch_(static_cast<std::size_t>(bundle.max_batch)),
           cache_(options.cache, options.is_signed),
           models_(kKeptBatchSizes,
-                  [this](std::size_t batch) { return std::make_shared<Compiled>(batch, load(batch)); }) {
+                  [this](std::size_t batch) {
+                      auto model = load(batch);
+                      require_fits(model, bundle_, batch);
+                      return std::make_shared<Compiled>(batch, std::move(model));
+                  }) {
         // Single images are judged at any time, so batches of other sizes must not displace their
         // model.
         prepare(1);
@@ -174,6 +204,7 @@ private:
 
     // Each detector has its own core, so that nothing outlives the detector.
     ov::Core core_;
+    const Bundle &bundle_;
     GraphSource graph_;
     const std::string sha256_;  // of the graph's bytes; a part of the cache key
     const bool is_bf16_;

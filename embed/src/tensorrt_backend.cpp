@@ -139,6 +139,8 @@ public:
         require_success(engine_ != nullptr, log_.last().c_str());
         require_success(engine_->getNbOptimizationProfiles() == static_cast<int>(batches_.size()),
                         "the optimisation profiles of the plan differ from its record");
+        require_fits("image", {bundle.height, bundle.width, bundle.channels});
+        require_fits("anomaly_map", {bundle.map_height, bundle.map_width});
         buffers_ = std::make_unique<Buffers>(image_bytes_, map_values_ * sizeof(float), max_batch());
         profiles_.resize(batches_.size());
     }
@@ -178,6 +180,18 @@ public:
     }
 
 private:
+    // Requires that the plan's arrays have the sizes in the index, by which memory is copied. A
+    // negative length is one that TensorRT does not know before a call.
+    void require_fits(const char *tensor, const std::vector<int> &sides) const {
+        const auto shape = engine_->getTensorShape(tensor);
+        bool fits = shape.nbDims == static_cast<int>(sides.size()) + 1;
+        for (std::size_t i = 0; fits && i < sides.size(); ++i) fits = shape.d[i + 1] < 0 || shape.d[i + 1] == sides[i];
+        if (!fits)
+            throw Failure(KDX_ERROR_BACKEND,
+                          std::string("the engine's '") + tensor + "' has another size than bundle.json says",
+                          {"", "", "build the engine again (kdx build-engine)"});
+    }
+
     // Queues the copy to the device, the inference and the copy back.
     void enqueue(Profile &profile, std::size_t count) {
         const auto &[images, maps, scores] = *buffers_;

@@ -299,6 +299,8 @@ void golden_images_are_read(const fs::path &path) {
 int bundle_files() {
     const fs::path bundle = test_bundle();
     manifests_are_checked(bundle);
+    numbers_are_not_cut_off(bundle);
+    records_that_are_nested_too_deep_are_refused(bundle);
     int8_students_have_a_reference(bundle);
     thresholds_are_read_by_runtime(bundle);
     thresholds_by_hand_are_the_number_given(bundle);

@@ -35,11 +35,13 @@ public:
 
     bool has(kdx::embed::Precision precision) const { return bundle_.has(precision); }
 
-    // Adds an engine of the bundle's graph in a precision.
-    void write_engine(kdx::embed::Precision precision) const {
+    // Adds an engine of the bundle's graph in a precision, whose map has so many more rows than the
+    // bundle's.
+    void write_engine(kdx::embed::Precision precision, int more_rows = 0) const {
         const auto &b = bundle_;
         std::string plan;  // the text that the fake engine reads
-        for (const auto size : {b.height, b.width, b.channels, b.map_height, b.map_width, int{kSmall}, int{kLarge}})
+        const auto rows = b.map_height + more_rows;
+        for (const auto size : {b.height, b.width, b.channels, rows, b.map_width, int{kSmall}, int{kLarge}})
             plan += std::to_string(size) + ' ';
         utsname system{};
         uname(&system);

@@ -198,6 +198,18 @@ void threads_take_turns() {
     CHECK(std::all_of(wrong.begin(), wrong.end(), [](int count) { return count == 0; }));
 }
 
+// Memory is copied by the sizes that the index names.
+void an_engine_of_another_size_is_refused(const EngineBundle &engines) {
+    engines.write_engine(kdx::embed::Precision::fp32, 1);
+    try {
+        const kdx::Detector detector(bundle, options());
+        CHECK(!"it was refused");
+    } catch (const kdx::Error &error) {
+        CHECK(error.status() == KDX_ERROR_BACKEND && contains(error.what(), "'anomaly_map' has another size"));
+    }
+    engines.write_engine(kdx::embed::Precision::fp32);
+}
+
 // Without a named precision, the fastest is taken of which there is an engine, and for which the
 // bundle is calibrated.
 void the_precision_of_an_engine_is_taken(const EngineBundle &engines) {
@@ -232,6 +244,7 @@ int tensorrt() {
     any_one_call_may_fail();
     a_detector_that_cannot_be_opened_holds_nothing();
     threads_take_turns();
+    an_engine_of_another_size_is_refused(with_engine);
     the_precision_of_an_engine_is_taken(with_engine);
     CHECK(fake::held() == 0);
     for (const auto &misuse : fake::misuses()) std::fprintf(stderr, "%s\n", misuse.c_str()), ++failures;

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from kdx.bundle.bundle import Golden
 from kdx.decision.post_processing import PostProcessing
 from kdx.decision.verdict import decide
+from kdx.errors import BackendError
 from kdx.runtime.backend import Backend, Outputs
 from kdx.verification.tolerances import TOLERANCES, Tolerances
 
@@ -68,8 +69,18 @@ def compare_batch(
         post_processing: Level map and region of interest, or None.
         tolerances: How far the backend may be from the reference; None for those of the precision
             that are compared with FP32.
+
+    Raises:
+        BackendError: The backend failed, or its answers have another size than the reference's.
     """
     outputs = _run(backend, golden.images, batch)
+    if (outputs.maps.shape, outputs.scores.shape) != (golden.maps.shape, golden.scores.shape):
+        raise BackendError(
+            f"the graph does not fit its bundle: {backend.name} returns maps of another size than the reference's",
+            expected=f"maps {golden.maps.shape}, scores {golden.scores.shape}",
+            received=f"maps {outputs.maps.shape}, scores {outputs.scores.shape}",
+            fix="export the bundle again",
+        )
     not_finite = int((~np.isfinite(outputs.maps)).sum() + (~np.isfinite(outputs.scores)).sum())
     facts = Comparison(backend=backend.name, precision=precision, batch=batch, images=len(golden.images))
     if not_finite:

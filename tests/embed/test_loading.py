@@ -16,11 +16,13 @@ import kdx
 from kdx.bundle.manifest import GOLDEN_MAPS, GOLDEN_SCORES, INT8_MAPS, INT8_SCORES
 from kdx.bundle.open import open_bundle
 from kdx.bundle.store import write_manifest
-from kdx.errors import BundleError
+from kdx.errors import BackendError, BundleError
+from kdx.imaging.images import encode_png
 from kdx.storage.npy import decode_array, encode_array
 from kdx.verification.golden import GoldenCheck
 from kdx.verification.tolerances import INT8_STUDENTS, tolerances_of
 from tests.embed.build import DECISIONS, PRECISIONS, CallError, Detector, missing
+from tests.schema1 import old_bundle
 
 pytestmark = pytest.mark.skipif(bool(missing()), reason=missing())
 
@@ -131,6 +133,44 @@ def test_a_reference_that_is_not_finite_is_refused(library, bundle, tmp_path, va
     (copy / GOLDEN_MAPS).write_bytes(encode_array(maps))
     write_manifest(copy, opened.manifest)
     with pytest.raises(CallError, match="not finite") as caught:
+        Detector(library, copy, "fp32")
+    assert caught.value.status == BUNDLE_ERROR
+
+
+@pytest.mark.parametrize("size", ["map of the same area", "map", "image"])
+def test_an_index_with_other_sizes_than_the_graphs_is_refused(library, tmp_path, size):
+    copy = old_bundle("stpm", tmp_path)
+    opened = open_bundle(copy)
+    manifest, golden = opened.manifest, opened.golden()
+    height, width = manifest.map_size
+    if size == "image":  # the upper half of each golden image
+        for name, image in zip(golden.names, golden.images, strict=True):
+            (copy / "golden" / name).write_bytes(encode_png(image[: manifest.input.height // 2]))
+        smaller = msgspec.structs.replace(manifest.input, height=manifest.input.height // 2)
+        manifest = msgspec.structs.replace(manifest, input=smaller)
+    else:
+        other = (2 * height, width // 2 if size == "map of the same area" else width)
+        maps = np.resize(golden.maps, (len(golden.maps), *other))
+        (copy / GOLDEN_MAPS).write_bytes(encode_array(maps))
+        manifest = msgspec.structs.replace(manifest, map_size=other)
+    write_manifest(copy, manifest)
+    with pytest.raises(BackendError, match="does not fit"):
+        kdx.load(copy, "openvino", 1, precision="fp32")
+    with pytest.raises(CallError, match=r"does not fit its bundle\.json: .* has another size") as caught:
+        Detector(library, copy, "fp32")
+    assert caught.value.status == BUNDLE_ERROR
+
+
+@pytest.mark.parametrize("name", [GOLDEN_MAPS, GOLDEN_SCORES])
+def test_a_reference_of_another_shape_is_refused_as_in_python(library, tmp_path, name):
+    copy = old_bundle("stpm", tmp_path)
+    opened = open_bundle(copy)
+    values = decode_array((copy / name).read_bytes(), copy / name)
+    (copy / name).write_bytes(encode_array(values[..., None]))
+    write_manifest(copy, opened.manifest)
+    with pytest.raises(BundleError, match="do not match their reference"):
+        kdx.load(copy, "openvino", 1, precision="fp32")
+    with pytest.raises(CallError, match="is not an array of the shape") as caught:
         Detector(library, copy, "fp32")
     assert caught.value.status == BUNDLE_ERROR
 

@@ -18,7 +18,7 @@ namespace nvinfer1 {
 // text.
 struct ICudaEngine::Plan {
     std::size_t image_bytes, map_values;
-    Dims image;
+    Dims image, map;
     std::vector<std::int64_t> batches;
 };
 
@@ -102,7 +102,9 @@ std::int32_t ICudaEngine::getNbOptimizationProfiles() const noexcept {
     return static_cast<std::int32_t>(plan->batches.size());
 }
 
-Dims ICudaEngine::getTensorShape(const char *) const noexcept { return plan->image; }
+Dims ICudaEngine::getTensorShape(const char *tensor) const noexcept {
+    return std::string(tensor) == "image" ? plan->image : plan->map;
+}
 
 IExecutionContext *ICudaEngine::createExecutionContext() noexcept {
     const Lock lock(state().mutex);
@@ -125,6 +127,7 @@ ICudaEngine *IRuntime::deserializeCudaEngine(const void *plan, std::size_t size)
     std::int64_t map_height = 0, map_width = 0;
     text >> read.image.d[1] >> read.image.d[2] >> read.image.d[3] >> map_height >> map_width;
     read.image.nbDims = 4, read.image.d[0] = -1;
+    read.map = {3, {-1, map_height, map_width}};
     read.image_bytes = static_cast<std::size_t>(read.image.d[1] * read.image.d[2] * read.image.d[3]);
     read.map_values = static_cast<std::size_t>(map_height * map_width);
     for (std::int64_t batch = 0; text >> batch;) read.batches.push_back(batch);

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from kdx.bundle.bundle import Golden
+from kdx.errors import BackendError
 from kdx.runtime.backend import Outputs
 from kdx.verification.comparison import Comparison, compare_batch
 from kdx.verification.golden import certificate_batches
@@ -96,6 +97,17 @@ def test_a_precision_is_decided_at_its_own_threshold(golden) -> None:
     backend = Fake(spread, lambda maps, scores: (maps, scores * np.float32(1.3)))
     assert {r.flips for r in compare(backend, spread, 8, (1.0, 1.3), "int8")} == {0}
     assert {r.flips for r in compare(backend, spread, 8, (1.0, 1.0), "int8")} == {1}
+
+
+def test_answers_of_another_size_are_refused(golden) -> None:
+    for distort in (
+        lambda maps, scores: (maps[:, :4], scores),
+        lambda maps, scores: (maps.reshape(-1, 4, 16), scores),
+        lambda maps, scores: (maps[:, :1], scores),  # which NumPy would compare with every row
+        lambda maps, scores: (maps, scores.repeat(2, axis=1)),
+    ):
+        with pytest.raises(BackendError, match="does not fit its bundle"):
+            compare(Fake(golden, distort), golden, 8, None)
 
 
 def test_a_value_that_is_not_finite_fails(golden) -> None:
