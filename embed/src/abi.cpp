@@ -92,6 +92,18 @@ void require_map(const kdx_map &map, const kdx::embed::Bundle &bundle) {
         refuse("the rows of the map overlap: its row_stride is too small");
 }
 
+// Checks the mask of a region of interest, whose caller need not know of images that the detector
+// accepts.
+kdx::embed::Frame mask_of(const kdx_image &roi, const kdx::embed::Bundle &bundle) {
+    try {
+        return kdx::embed::frame_of(roi, bundle.camera_height, bundle.camera_width, 1, false);
+    } catch (const Failure &failure) {
+        throw Failure(failure.status, "the region of interest cannot be used: " + failure.message,
+                      {failure.details.expected, failure.details.received,
+                       "pass a KDX_MONO8 image of the camera's size, 255 for pixels that count and 0 for others"});
+    }
+}
+
 // Makes a call that returns verdicts and maps. A caller that ignores the status must not find a
 // result that lets a part pass: neither one of an earlier call, nor one of an image that this call
 // judged before another image failed.
@@ -188,7 +200,7 @@ kdx_status kdx_infer_roi(kdx_detector *detector, const kdx_image *image, const k
         require_size(verdict->struct_size, kFirstVerdict, "verdict");
         const auto &bundle = detector->get().bundle();
         if (map) require_map(*map, bundle);
-        const auto mask = kdx::embed::frame_of(*roi, bundle.camera_height, bundle.camera_width, 1, false);
+        const auto mask = mask_of(*roi, bundle);
         const kdx::embed::Roi region(bundle, mask.data, mask.row_stride);
         detector->get().infer(1, image, verdict, verdict->struct_size, map, &region);
     });
@@ -228,12 +240,15 @@ kdx_status kdx_regions(const kdx_detector *detector, const kdx_map *map, double 
         require_pointer(map, "map");
         require_pointer(map->data, "map->data");
         if (room) require_pointer(regions, "regions");
-        const bool is_valid = min_area >= 0 && std::isfinite(min_area) && pixel_size_um >= 0 &&
-                              std::isfinite(pixel_size_um) && !std::isnan(threshold);
-        if (!is_valid)
-            refuse("invalid threshold, min_area or pixel_size_um",
-                   {"a threshold that is a number; min_area and pixel_size_um finite and at least 0", "", ""});
         const auto &opened = detector->get();
+        if (std::isnan(threshold))
+            refuse("regions need a threshold",
+                   {"a number, such as the description's pixel_threshold", "NaN",
+                    opened.threshold().pixel == opened.threshold().pixel
+                        ? ""
+                        : "this bundle has no pixel_threshold: calibrate it (kdx calibrate), or choose a number"});
+        if (!(min_area >= 0 && std::isfinite(min_area) && pixel_size_um >= 0 && std::isfinite(pixel_size_um)))
+            refuse("invalid min_area or pixel_size_um", {"finite numbers of at least 0", "", ""});
         require_map(*map, opened.bundle());
         const auto found =
             kdx::embed::find_regions(opened.bundle(), opened.level(), *map, threshold, min_area, pixel_size_um);
@@ -251,7 +266,7 @@ kdx_status kdx_selftest(kdx_detector *detector, double budget_ms, double percent
         require_size(report->struct_size, kFirstReport, "report");
         hand_over(made, report);
         require_pointer(detector, "detector");
-        kdx_selftest_report found{};
+        auto found = made;  // what is not measured stays NaN
         kdx::embed::selftest(detector->get(), budget_ms, percentile, calls, found);
         hand_over(found, report);
     });

@@ -72,10 +72,15 @@ Change Bundle::changed_since(Precision precision, std::optional<Runtime> runtime
     return found == calibrations.end() ? Change::none : found->second.changed_since;
 }
 
+Change Bundle::invalidated_by(Precision precision, Runtime runtime) const {
+    if (threshold_of(precision, runtime).is_set()) return Change::none;
+    const auto own = changed_since(precision, runtime);
+    return own == Change::none ? changed_since(Precision::fp32) : own;
+}
+
 std::string Bundle::why_undecided(Precision precision, Runtime runtime) const {
     if (threshold_of(precision, runtime).is_set()) return {};
-    auto change = changed_since(precision, runtime);
-    if (change == Change::none) change = changed_since(Precision::fp32);
+    const auto change = invalidated_by(precision, runtime);
     if (change != Change::none)
         return std::string(change == Change::level_map ? "the level map" : "the region of interest") +
                " was changed after the calibration: every verdict is undecided until kdx calibrate";

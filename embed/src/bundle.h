@@ -110,6 +110,9 @@ struct Bundle {
     // need no runtime.
     Threshold threshold_of(Precision precision, std::optional<Runtime> runtime = std::nullopt) const;
     Change changed_since(Precision precision, std::optional<Runtime> runtime = std::nullopt) const;
+    // Returns what takes away a precision's verdicts: a change since its own calibration or, if it
+    // has none, since that of FP32.
+    Change invalidated_by(Precision precision, Runtime runtime) const;
     // Whether a precision can decide in a runtime if FP32 can.
     bool is_calibrated_like_fp32(Precision precision, Runtime runtime) const;
     // Says why a precision gives no verdict in a runtime although the bundle was calibrated; empty

@@ -61,7 +61,7 @@ void Detector::describe(kdx_description &description) const {
     const auto runtime = backend_->runtime();
     copy_text(name_of(runtime), description.backend, sizeof description.backend);
     copy_text(name_of(precision_), description.precision, sizeof description.precision);
-    const bool is_roi_changed = bundle_.changed_since(precision_, runtime) == Change::region_of_interest;
+    const bool is_roi_changed = bundle_.invalidated_by(precision_, runtime) == Change::region_of_interest;
     description.roi = is_roi_changed ? KDX_ROI_CHANGED : roi_ ? KDX_ROI_SET : KDX_ROI_NONE;
     auto remark = bundle_.why_undecided(precision_, runtime);
     if (remark.empty()) remark = bundle_.doubt_about(precision_, runtime);
@@ -160,9 +160,9 @@ void Detector::write_map(const float *values, const kdx_map &map, const Roi *roi
     auto *target = reinterpret_cast<char *>(map.data);
     for (std::size_t y = 0; y < height; ++y, target += stride, values += width) {
         std::memcpy(target, values, row);
-        auto *written = reinterpret_cast<float *>(target);
+        // Rows of the caller's need not be aligned.
         for (std::size_t x = 0; roi && x < width; ++x)
-            if (!roi->counts(y * width + x)) written[x] = 0;
+            if (!roi->counts(y * width + x)) std::memset(target + x * sizeof(float), 0, sizeof(float));
     }
 }
 

@@ -22,10 +22,25 @@ constexpr const char *kDevice = "CPU";
 // laid out for its batch size.
 constexpr std::size_t kKeptBatchSizes = 4;
 
+// Runs an action of OpenVINO, whose exceptions say neither which library failed nor at what.
+template <class Action>
+auto with_context(const std::string &what, Action &&action) {
+    try {
+        return action();
+    } catch (const Failure &) {
+        throw;
+    } catch (const std::bad_alloc &) {
+        throw;
+    } catch (const std::exception &error) {
+        throw Failure(KDX_ERROR_BACKEND, "OpenVINO " + what + ": " + error.what());
+    }
+}
+
 bool computes(Precision precision) {
     if (precision != Precision::bf16) return true;
-    ov::Core core;
-    const auto capabilities = core.get_property(kDevice, ov::device::capabilities);
+    const auto capabilities = with_context("cannot tell what this CPU computes", [] {
+        return ov::Core().get_property(kDevice, ov::device::capabilities);
+    });
     return std::find(capabilities.begin(), capabilities.end(), ov::device::capability::BF16) != capabilities.end();
 }
 
@@ -142,19 +157,6 @@ public:
     }
 
 private:
-    template <class Action>
-    static void with_context(const std::string &what, Action &&action) {
-        try {
-            action();
-        } catch (const Failure &) {
-            throw;
-        } catch (const std::bad_alloc &) {
-            throw;
-        } catch (const std::exception &error) {
-            throw Failure(KDX_ERROR_BACKEND, "OpenVINO " + what + ": " + error.what());
-        }
-    }
-
     ov::AnyMap configuration() const {
         ov::AnyMap config{ov::hint::inference_precision(is_bf16_ ? ov::element::bf16 : ov::element::f32),
                           ov::hint::execution_mode(is_bf16_ ? ov::hint::ExecutionMode::PERFORMANCE

@@ -4,6 +4,7 @@
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
 #include <string>
 #include <tuple>
 #include <utility>
@@ -66,7 +67,11 @@ private:
                       {"", "", "run kdx verify: the runtime, its driver or the graph is at fault"});
     }
 
-    float at(int row, int column) const { return reinterpret_cast<const float *>(data_ + row * stride_)[column]; }
+    float at(int row, int column) const {
+        float value;  // rows of the caller's need not be aligned
+        std::memcpy(&value, data_ + row * stride_ + column * static_cast<std::int64_t>(sizeof value), sizeof value);
+        return value;
+    }
 
     // Whether the value before the division by the level is below the lowest that the method can
     // compute. Rounding to FP32, in the division and in the stitching of tiles, changes a value by

@@ -186,6 +186,12 @@ void thresholds_are_read_by_runtime(const fs::path &path) {
     CHECK(changed_with("roi_sha256", hash) == ke::Change::region_of_interest);
     CHECK(changed_with("level", {{"sha256", hash}}) == ke::Change::level_map);
     CHECK(changed_with("level", nullptr) == ke::Change::none);
+    // What took the threshold of FP32 took the verdicts of a precision without one of its own, too.
+    manifest["threshold"]["roi_sha256"] = hash;
+    const auto stale = parse_with(json::object());
+    CHECK(stale.invalidated_by(bf16, ke::Runtime::openvino) == ke::Change::region_of_interest);
+    CHECK(contains(stale.why_undecided(bf16, ke::Runtime::openvino), "the region of interest was changed"));
+    CHECK(parse_with({{"openvino", threshold}}).invalidated_by(bf16, ke::Runtime::openvino) == ke::Change::none);
 }
 
 // FP32's threshold is the number that was given. BF16's and INT8's keep the ratio of the two
@@ -257,7 +263,14 @@ void altered_files_are_refused(const fs::path &path) {
     fs::remove(copy / "model.onnx");
     fs::create_symlink(fs::canonical(path / "model.onnx"), copy / "model.onnx");
     CHECK(status_of([&] { ke::open_bundle(copy).check_files(); }) == KDX_OK);
-    CHECK(status_of([&] { ke::open_bundle("/no/such/bundle"); }) == KDX_ERROR_BUNDLE);
+    std::string message;
+    CHECK(status_of([&] { ke::open_bundle("/no/such/bundle"); }, &message) == KDX_ERROR_BUNDLE);
+    CHECK(contains(message, "there is no bundle"));
+    CHECK(status_of([&] { ke::open_bundle(copy / "bundle.json"); }, &message) == KDX_ERROR_BUNDLE);
+    CHECK(contains(message, "is a file, and a bundle is a folder"));
+    fs::rename(copy / "bundle.json", copy / "run.json");
+    CHECK(status_of([&] { ke::open_bundle(copy); }, &message) == KDX_ERROR_BUNDLE);
+    CHECK(contains(message, "is not a bundle but a run folder") && contains(message, "kdx export "));
 }
 
 void files_are_hashed_each_time_they_are_read(const fs::path &path) {

@@ -115,6 +115,21 @@ void strides_and_orders_change_nothing(kdx::Detector &detector) {
                           takes.map_width * sizeof(float)) == 0);
         CHECK(wide[y * map_row + takes.map_width] == -7.0f);
     }
+    // Rows that are not aligned. What is left out of a region of interest becomes 0 there, too.
+    const auto pixels_of_frame = static_cast<std::size_t>(takes.height) * takes.width;
+    std::vector<std::uint8_t> mask(pixels_of_frame, 255);
+    std::fill_n(mask.begin(), takes.width, std::uint8_t{0});
+    const kdx_image roi{mask.data(), takes.height, takes.width, KDX_MONO8, 0};
+    const auto odd_row = static_cast<std::size_t>(takes.map_width) * sizeof(float) + 1;
+    std::vector<char> odd(odd_row * takes.map_height);
+    const kdx_map unaligned{reinterpret_cast<float *>(odd.data()), static_cast<std::int64_t>(odd_row)};
+    CHECK(kdx_infer_roi(detector.handle(), &image, &roi, &verdict, &unaligned) == KDX_OK);
+    const std::vector<char> zeros(static_cast<std::size_t>(takes.map_width) * sizeof(float));
+    CHECK(std::memcmp(odd.data(), zeros.data(), zeros.size()) == 0);
+    const auto last = static_cast<std::size_t>(takes.map_height) - 1;
+    CHECK(std::memcmp(&odd[last * odd_row], &map[last * takes.map_width], zeros.size()) == 0);
+    std::size_t count = 0;
+    CHECK(kdx_regions(detector.handle(), &unaligned, -1, 0, 0, 0, nullptr, &count) == KDX_OK && count == 1);
 }
 
 void batches_are_judged_as_single_images_are(kdx::Detector &detector) {

@@ -70,6 +70,7 @@ void a_failed_call_leaves_nothing_good(kdx::Detector &detector) {
     fails(KDX_ERROR_ARGUMENT, true, [&](auto *verdict) { return kdx_infer_roi(here, nullptr, &mask, verdict, &map); });
     fails(KDX_ERROR_ARGUMENT, true, [&](auto *verdict) { return kdx_infer_roi(here, &image, &mask, verdict, &map); });
     fails(KDX_ERROR_IMAGE, true, [&](auto *verdict) { return kdx_infer_roi(here, &image, &wide, verdict, &map); });
+    CHECK(std::strstr(kdx_last_error(), "the region of interest cannot be used"));
     fails(KDX_ERROR_ARGUMENT, false, [&](auto *verdict) { return kdx_infer_roi(none, &image, &mask, verdict, &map); });
     fails(KDX_ERROR_ARGUMENT, false,
           [&](auto *verdict) { return kdx_infer_roi(here, &image, &mask, verdict, &narrow); });
@@ -185,6 +186,7 @@ void other_answers_say_nothing_after_a_failure(kdx::Detector &detector) {
     CHECK(refused(nullptr, &map, 0.5));
     CHECK(refused(detector.handle(), nullptr, 0.5));
     CHECK(refused(detector.handle(), &map, std::nan("")));
+    CHECK(std::strstr(kdx_last_error(), "regions need a threshold"));
     // The map of a failed call is an error, which is different from no regions.
     values.back() = std::nanf("");
     CHECK(refused(detector.handle(), &map, 0.5));

@@ -281,6 +281,10 @@ def test_the_selftest_finds_a_file_that_was_altered_while_the_line_ran(library, 
         report = detector.selftest()
         assert report.passed == 0
         assert b"was altered" in report.said
+        # Zeros would look as measured.
+        measured = (report.score_difference, report.map_difference, report.latency_ms, report.median_ms)
+        assert np.isnan(measured).all()
+        assert (report.images, report.flips, report.calls) == (0, -1, 0)
 
 
 # Refused bundles

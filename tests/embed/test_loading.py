@@ -6,6 +6,8 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import msgspec
@@ -21,7 +23,7 @@ from kdx.imaging.images import encode_png
 from kdx.storage.npy import decode_array, encode_array
 from kdx.verification.golden import GoldenCheck
 from kdx.verification.tolerances import INT8_STUDENTS, tolerances_of
-from tests.embed.build import DECISIONS, PRECISIONS, CallError, Detector, missing
+from tests.embed.build import DECISIONS, PRECISIONS, CallError, Detector, missing, run
 from tests.schema1 import old_bundle
 
 pytestmark = pytest.mark.skipif(bool(missing()), reason=missing())
@@ -135,6 +137,32 @@ def test_a_reference_that_is_not_finite_is_refused(library, bundle, tmp_path, va
     with pytest.raises(CallError, match="not finite") as caught:
         Detector(library, copy, "fp32")
     assert caught.value.status == BUNDLE_ERROR
+
+
+_OPEN = """
+import ctypes, sys
+library = ctypes.CDLL(sys.argv[1])
+library.kdx_last_error.restype = ctypes.c_char_p
+status = library.kdx_open(sys.argv[2].encode(), None, ctypes.byref(ctypes.c_void_p()))
+print(status, library.kdx_last_error().decode())
+"""
+
+
+def test_an_openvino_without_its_cpu_plugin_is_not_called_a_bug_of_kdx(library, tmp_path):
+    copy = old_bundle("stpm", tmp_path)
+    index = json.loads((copy / "bundle.json").read_text(encoding="utf-8"))
+    index["variants"]["bf16"] = {}  # only a CPU that has it computes BF16
+    index["thresholds"] |= {"bf16": index["threshold"]}
+    (copy / "bundle.json").write_text(json.dumps(index), encoding="utf-8")
+    broken = tmp_path / "openvino"
+    broken.mkdir()
+    for file in (Path(find_spec("openvino").origin).parent / "libs").iterdir():
+        if "intel_cpu" not in file.name:
+            (broken / file.name).symlink_to(file)
+    done = run(sys.executable, "-c", _OPEN, library, copy, LD_LIBRARY_PATH=str(broken))
+    status, text = done.stdout.split(maxsplit=1)
+    assert int(status) == BACKEND_ERROR, text
+    assert "OpenVINO cannot tell what this CPU computes" in text
 
 
 @pytest.mark.parametrize("size", ["map of the same area", "map", "image"])

@@ -47,8 +47,14 @@ def _core() -> tuple[Any, LoadingProcess]:
 
 
 def offers_bf16() -> bool:
-    """Whether this CPU supports BF16."""
-    return "BF16" in core().get_property(DEVICE, "OPTIMIZATION_CAPABILITIES")
+    """Whether this CPU supports BF16; raises ``BackendError`` if OpenVINO cannot tell."""
+    used = core()
+    try:
+        return "BF16" in used.get_property(DEVICE, "OPTIMIZATION_CAPABILITIES")
+    except Exception as error:  # OpenVINO's exceptions have no common base but Exception
+        raise BackendError(
+            f"OpenVINO cannot tell what this CPU computes: {error}", fix='reinstall it: pip install "kdx[openvino]"'
+        ) from error
 
 
 def require_bf16() -> None:

@@ -121,6 +121,16 @@ def test_bf16_is_refused_where_the_cpu_has_none(graph, monkeypatch) -> None:
         kdx_openvino.openvino_bf16_backend(Graph.of(graph), 1)
 
 
+def test_an_installation_that_does_not_answer_is_a_backend_error(monkeypatch) -> None:
+    class Broken:
+        def get_property(self, *_: str) -> str:
+            raise RuntimeError('Device with "CPU" name is not registered')
+
+    monkeypatch.setattr(openvino_load, "core", Broken)
+    with pytest.raises(BackendError, match=r"cannot tell what this CPU computes: .* is not registered"):
+        openvino_load.offers_bf16()
+
+
 def test_each_batch_size_is_compiled_once_and_the_last_few_are_kept(graph) -> None:
     images = solar_cells(8, SIZE)
     with OpenVino(Graph.of(graph), 1) as backend:
