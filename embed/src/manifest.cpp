@@ -55,6 +55,17 @@ double number_of(const json &record, const char *name) {
     return found == record.end() || found->is_null() ? kNone : found->get<double>();
 }
 
+const json &require_object(const json &value, const std::string &name) {
+    if (!value.is_object()) throw Invalid{"'" + name + "' is not an object"};
+    return value;
+}
+
+// Returns the object under a name; an empty one if there is none.
+json object_at(const json &record, const char *name) {
+    const auto found = record.find(name);
+    return found == record.end() ? json::object() : require_object(*found, name);
+}
+
 bool is_hash(const std::string &text) {
     return text.size() == 64 && text.find_first_not_of("0123456789abcdef") == std::string::npos;
 }
@@ -71,7 +82,7 @@ bool is_contained(const std::string &name) {
 
 Threshold threshold_from(const json &record, bool is_scaled) {
     Threshold threshold{record.at("score").get<double>(), number_of(record, "pixel"), kNone, {}, {}};
-    if (record.contains("scores") && !record["scores"].is_null())
+    if (record.contains("scores"))
         threshold.good_scores = {record["scores"].get<std::vector<double>>(),
                                  static_cast<double>(whole_number(record.at("images"), 0))};
     if (record.contains("review") && !record["review"].is_null())
@@ -87,7 +98,8 @@ Threshold threshold_from(const json &record, bool is_scaled) {
 
 void read_frame_limits(Bundle &bundle, const json &record) {
     auto &limits = bundle.frame_limits;
-    limits.dark = share_of(record.at("dark")), limits.bright = share_of(record.at("bright"));
+    if (record.contains("dark")) limits.dark = share_of(record["dark"]);
+    if (record.contains("bright")) limits.bright = share_of(record["bright"]);
     if (!record.contains("channels")) return;
     for (const auto &channel : record["channels"])
         limits.channels.push_back({number_of(channel, "darkest"), number_of(channel, "brightest"),
@@ -130,7 +142,7 @@ void read_input(Bundle &bundle, const json &manifest) {
     if (input.contains("crop")) bundle.crop = crop_from(input["crop"], bundle);
     bundle.field_of_view = manifest.contains("field_of_view") ? share_of(manifest["field_of_view"]) : 1.0;
     if (bundle.field_of_view == 0) throw Invalid{"its map covers nothing of the frame"};
-    if (manifest.contains("frame_limits")) read_frame_limits(bundle, manifest["frame_limits"]);
+    read_frame_limits(bundle, object_at(manifest, "frame_limits"));
 }
 
 // Reads where tiles begin along an axis. The tiles without their halos must cover the frame.
@@ -190,12 +202,12 @@ void read_files(Bundle &bundle, const json &manifest) {
     }
     bundle.golden = manifest.at("golden").get<std::vector<std::string>>();
     bundle.precisions = {Precision::fp32};
-    if (manifest.contains("variants"))
-        for (const auto &[name, variant] : manifest["variants"].items()) {
-            const auto precision = precision_named(name);
-            if (!precision || *precision == Precision::fp32) throw Invalid{"it holds a graph of an unknown precision"};
-            bundle.precisions.push_back(*precision);
-        }
+    const auto variants = object_at(manifest, "variants");
+    for (const auto &[name, variant] : variants.items()) {
+        const auto precision = precision_named(name);
+        if (!precision || *precision == Precision::fp32) throw Invalid{"it holds a graph of an unknown precision"};
+        bundle.precisions.push_back(*precision);
+    }
     read_int8_students(bundle, manifest);
     std::vector<std::string> required = {"training_images.json"};
     for (const auto &name : bundle.golden) required.push_back("golden/" + name);
@@ -210,10 +222,17 @@ void read_files(Bundle &bundle, const json &manifest) {
                           {"", "", kExportAgain});
 }
 
-// Returns the hash that a record holds under a name; empty for none.
-std::string recorded_hash(const json &record, const char *name) {
+using Hash = std::optional<std::string>;
+
+// Returns the hash that a record holds under a name; nothing for none.
+Hash recorded_hash(const json &record, const char *name) {
     const auto found = record.find(name);
-    return found == record.end() || found->is_null() ? std::string() : found->get<std::string>();
+    return found == record.end() || found->is_null() ? Hash() : Hash(found->get<std::string>());
+}
+
+// Returns the hash of a file of a bundle; nothing if it has no such file.
+Hash listed_hash(const Bundle &bundle, const char *name) {
+    return bundle.files.count(name) ? Hash(bundle.hash_of(name)) : Hash();
 }
 
 // Reads a threshold. It holds only with the region of interest and the level map with which it was
@@ -222,10 +241,10 @@ Calibration calibration_from(const json &record, const Bundle &bundle, bool is_s
     Calibration calibration{threshold_from(record, is_scaled)};
     const auto level = record.find("level");
     const bool has_level = level != record.end() && !level->is_null();
-    const auto level_hash = has_level ? level->at("sha256").get<std::string>() : std::string();
-    if (recorded_hash(record, "roi_sha256") != (bundle.has_roi() ? bundle.hash_of(kRoi) : std::string()))
+    const auto level_hash = has_level ? Hash(level->at("sha256").get<std::string>()) : Hash();
+    if (recorded_hash(record, "roi_sha256") != listed_hash(bundle, kRoi))
         calibration.changed_since = Change::region_of_interest;
-    else if (level_hash != (bundle.has_level() ? bundle.hash_of(kLevel) : std::string()))
+    else if (level_hash != listed_hash(bundle, kLevel))
         calibration.changed_since = Change::level_map;
     return calibration;
 }
@@ -251,7 +270,7 @@ std::optional<Precision> own_precision(const std::string &name, const Bundle &bu
 void read_runtime_thresholds(Bundle &bundle, const json &records) {
     for (const auto &[name, by_runtime] : records.items()) {
         const auto precision = own_precision(name, bundle);
-        for (const auto &[runtime_name, record] : by_runtime.items()) {
+        for (const auto &[runtime_name, record] : require_object(by_runtime, name).items()) {
             const auto calibration = calibration_from(record, bundle);
             if (!precision) continue;
             require_its_graph(record, bundle, *precision);
@@ -283,9 +302,9 @@ void read_thresholds(Bundle &bundle, const json &manifest) {
         for (const auto precision : {Precision::fp32, Precision::fp16})
             bundle.calibrations[{precision, std::nullopt}] = calibration;
     }
-    const auto newer = manifest.value("runtime_thresholds", json::object());
+    const auto newer = object_at(manifest, "runtime_thresholds");
     read_runtime_thresholds(bundle, newer);
-    read_schema_1_thresholds(bundle, manifest.value("thresholds", json::object()), newer);
+    read_schema_1_thresholds(bundle, object_at(manifest, "thresholds"), newer);
 }
 
 // Older libraries must refuse what they do not know, by its schema.
@@ -297,9 +316,7 @@ void require_schema(const json &manifest, const Bundle &bundle) {
 }
 
 void read_method(Bundle &bundle, const json &manifest) {
-    const auto declared = manifest.find("pair_spec");
-    if (declared == manifest.end() || !declared->is_object()) return;
-    const auto spec = parse_pair_spec(declared->dump());
+    const auto spec = parse_pair_spec(require_object(manifest.at("pair_spec"), "pair_spec").dump());
     bundle.answer_limits = answer_limits(spec, static_cast<std::size_t>(bundle.map_height) * bundle.map_width);
     bundle.score_rule = spec.rule_of_returned_map();
 }

@@ -25,7 +25,7 @@ bool are_close(double left, double right) {
 }  // namespace
 
 bool fits_its_scores(const json &threshold) {
-    if (!has_value(threshold, "scores")) return true;  // an older kdx kept none
+    if (!threshold.contains("scores")) return true;  // an older kdx kept none
     const GoodScores held(threshold.at("scores").get<std::vector<double>>(), threshold.at("images").get<double>());
     if (held.is_empty()) return true;
     const auto score = threshold.at("score").get<double>(), rate = threshold.at("false_reject_rate").get<double>();

@@ -63,6 +63,15 @@ void manifests_are_checked(const fs::path &path) {
     CHECK(check_after([](json &manifest) { manifest["field_of_view"] = 0; }) == KDX_ERROR_BUNDLE);
     for (std::size_t length = 0; length + 2 < text.size(); length += 97)
         CHECK(check(text.substr(0, length)) == KDX_ERROR_BUNDLE);
+    for (const auto *name : {"pair_spec", "frame_limits", "variants", "thresholds", "runtime_thresholds"})
+        for (const auto &none : {json(), json(true), json::array()}) {
+            CHECK(check_after([&](json &manifest) { manifest[name] = none; }) == KDX_ERROR_BUNDLE);
+            CHECK(contains(message, std::string("'") + name + "' is not an object"));
+        }
+    CHECK(check_after([](json &manifest) { manifest.erase("pair_spec"); }) == KDX_ERROR_BUNDLE);
+    CHECK(check_after([](json &manifest) { manifest["threshold"]["scores"] = nullptr; }) == KDX_ERROR_BUNDLE);
+    CHECK(check_after([](json &manifest) { manifest["frame_limits"] = json::object(); }) == KDX_OK);
+    CHECK(check_after([](json &manifest) { manifest["frame_limits"]["dark"] = 64; }) == KDX_ERROR_BUNDLE);
     for (const auto *nothing : {"null", "[]", "{}", "1", "\"\"", "{\"schema\": \"1\"}", "{\"schema\": 1}"})
         CHECK(check(nothing) == KDX_ERROR_BUNDLE);
 }
@@ -184,6 +193,8 @@ void thresholds_are_read_by_runtime(const fs::path &path) {
         return parse_with({{"openvino", changed}}).changed_since(bf16, ke::Runtime::openvino);
     };
     CHECK(changed_with("roi_sha256", hash) == ke::Change::region_of_interest);
+    CHECK(changed_with("roi_sha256", "") == ke::Change::region_of_interest);
+    CHECK(changed_with("level", {{"sha256", ""}}) == ke::Change::level_map);
     CHECK(changed_with("level", {{"sha256", hash}}) == ke::Change::level_map);
     CHECK(changed_with("level", nullptr) == ke::Change::none);
     // What took the threshold of FP32 took the verdicts of a precision without one of its own, too.

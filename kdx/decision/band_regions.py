@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kdx.decision.regions import NEIGHBOURS, Patch
+from kdx.decision.verdict import above
 
 
 class BandRegions:
@@ -28,7 +29,7 @@ class BandRegions:
         # To import SciPy takes as long as the rest of a process that scores; most need no regions.
         from scipy.ndimage import find_objects, label
 
-        labels, count = label(band > self._threshold, NEIGHBOURS)
+        labels, count = label(above(band, self._threshold), NEIGHBOURS)
         start = len(self._patches)
         for number, (rows, columns) in enumerate(find_objects(labels), start=1):
             inside = labels[rows, columns] == number

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, TiffImagePlugin
 
-from kdx.decision.verdict import Verdict, require_whole_map
+from kdx.decision.verdict import Verdict, above, require_whole_map
 from kdx.errors import OptionError
 from kdx.imaging.field_of_view import FieldOfView
 from kdx.imaging.images import encode_png
@@ -68,7 +68,7 @@ class MapPlace:
         down, across = self.steps(anomaly_map.shape)
         rows, has_row = _indices(self.height, self.box[1], down, anomaly_map.shape[0])
         columns, has_column = _indices(self.width, self.box[0], across, anomaly_map.shape[1])
-        over = (anomaly_map > pixel_threshold)[np.ix_(rows, columns)]
+        over = above(anomaly_map, pixel_threshold)[np.ix_(rows, columns)]
         mask: NDArray[np.uint8] = (over & has_row[:, None] & has_column[None, :]).astype(np.uint8) * np.uint8(255)
         return mask
 

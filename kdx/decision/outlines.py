@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from kdx.decision.map_files import MapPlace
 from kdx.decision.regions import NEIGHBOURS, Region
+from kdx.decision.verdict import above
 
 _Pair: TypeAlias = tuple[int, int]  # rows and columns
 _EAST: _Pair = (0, 1)
@@ -40,7 +41,7 @@ def outlines_of(
     # To import SciPy takes as long as the rest of a process that scores; most need no regions.
     from scipy.ndimage import find_objects, label
 
-    labels, _ = label(anomaly_map > pixel_threshold, NEIGHBOURS)
+    labels, _ = label(above(anomaly_map, pixel_threshold), NEIGHBOURS)
     parts = find_objects(labels)
     (left, top, _, _), (down, across) = place.box, place.steps(anomaly_map.shape)
     found = []

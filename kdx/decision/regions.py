@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from kdx.decision.verdict import require_whole_map
+from kdx.decision.verdict import above, require_whole_map
 from kdx.errors import InputError, OptionError
 from kdx.imaging.field_of_view import WHOLE, FieldOfView
 
@@ -113,7 +113,7 @@ def find_regions(
     # To import SciPy takes as long as the rest of a process that scores; most need no regions.
     from scipy.ndimage import find_objects, label
 
-    labels, _ = label(anomaly_map > pixel_threshold, NEIGHBOURS)
+    labels, _ = label(above(anomaly_map, pixel_threshold), NEIGHBOURS)
     patches = [
         Patch.of(labels[place] == number, anomaly_map[place], place[0].start, place[1].start)
         for number, place in enumerate(find_objects(labels), start=1)

@@ -188,6 +188,16 @@ def verdict_fields(verdict: Verdict) -> dict[str, Any]:
     return record
 
 
+def above(values: NDArray[np.float32], threshold: float) -> NDArray[np.bool_]:
+    """Return where values exceed a threshold, as :func:`decide` compares a score with one.
+
+    NumPy would round a Python number to float32 first. The float32 nearest to 0.8 exceeds 0.8, and
+    would no longer.
+    """
+    found: NDArray[np.bool_] = values > np.float64(threshold)
+    return found
+
+
 def require_whole_map(anomaly_map: NDArray[np.float32]) -> None:
     """Raise ``InputError`` if a map holds one value for each row: its frame was read in bands."""
     height, width = anomaly_map.shape

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import enum
 import math
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import msgspec
 import numpy as np
@@ -28,6 +28,7 @@ _NEARLY_ALL = 0.999
 # An image is overexposed if more than this share of it is saturated, and more than twice that of
 # any golden image.
 _BURNT_OUT, _TIMES_GOLDEN = 0.25, 2.0
+_Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
 
 
 class FrameFault(str, enum.Enum):
@@ -85,8 +86,8 @@ class FrameLimits(msgspec.Struct, frozen=True, kw_only=True):
         images: The number of good images that calibration learned from.
     """
 
-    dark: float = 0.0
-    bright: float = 0.0
+    dark: _Share = 0.0
+    bright: _Share = 0.0
     channels: tuple[ChannelLimits, ...] = ()
     images: int = 0
 

@@ -17,11 +17,13 @@ import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
 import pytest
 from PIL import Image
 
 import kdx
 from kdx.bundle.open import open_bundle
+from kdx.bundle.store import write_manifest
 from tests.embed.build import EMBED, REASONS, missing, run
 from tests.spoiled import spoil, spoiled_image
 
@@ -78,6 +80,19 @@ def test_a_line_says_why_there_is_no_score(built, tiny_bundle, tmp_path, languag
     for line in check_line(run(*program, path, tmp_path / "frames", *options), 3):
         assert (line["verdict"], line["score"]) == ("undecided", None)
         assert (REASONS[line["reason"]] if language == "C++" else line["reason"]) == "not_finite"
+
+
+def test_the_cpp_line_says_why_nothing_is_decided(built, tiny_bundle, tmp_path):
+    path = Path(shutil.copytree(tiny_bundle, tmp_path / "tile.kdx"))
+    manifest = open_bundle(path).manifest
+    moved = msgspec.structs.replace(manifest.threshold, roi_sha256="a" * 64)
+    write_manifest(path, msgspec.structs.replace(manifest, threshold=moved))
+    (tmp_path / "frames").mkdir()
+    Image.fromarray(spoiled_image(manifest)[..., 0]).save(tmp_path / "frames/0.pgm")
+    options = ("--fps", 50, "--frames", 1, "--precision", "fp32", *PATIENT)
+    done = run(built / "examples/line_cpp", path, tmp_path / "frames", *options)
+    assert done.stderr.startswith("the region of interest was changed after the calibration")
+    assert [line["verdict"] for line in check_line(done, 1)] == ["undecided"]
 
 
 def require_undecided(lines: list[dict], *reasons: str) -> None:

@@ -300,6 +300,8 @@ int main(int argc, char **argv) try {
     const auto settings = settings_of(argc, argv);
     const auto pictures = read_pictures(settings.frames);
     kdx::Detector detector(settings.bundle, settings.options);
+    // Why every part will be undecided, or what is not known about the threshold.
+    if (*detector.describe().said) std::fprintf(stderr, "%s\n", detector.describe().said);
     // The first call is slow, and a wrong image size is detected before the line starts.
     detector(pictures.front().image());
     Queue queue(settings.queue);

@@ -150,6 +150,14 @@ def test_bundle_that_does_not_list_a_file_it_needs(bundle_copy):
         open_bundle(bundle_copy)
 
 
+@pytest.mark.parametrize(("name", "share"), [("dark", 64), ("bright", -0.5)])
+def test_bundle_with_a_share_that_is_none(bundle_copy, name, share):
+    limits = json.loads((bundle_copy / "bundle.json").read_text(encoding="utf-8"))["frame_limits"]
+    edit_index(bundle_copy / "bundle.json", frame_limits=limits | {name: share})
+    with pytest.raises(BundleError, match=rf"frame_limits\.{name}"):  # with 64, no frame would be black
+        open_bundle(bundle_copy)
+
+
 def test_bundle_without_an_index(cli, bundle_copy):
     (bundle_copy / "bundle.json").unlink()
     assert "bundle.json is missing" in cli("inspect", bundle_copy, code=2).stderr

@@ -29,6 +29,14 @@ def test_a_rectangle_has_its_area_box_and_peak():
     assert (region.peak_row, region.peak_column) == (5.5, 12.5)
 
 
+@pytest.mark.parametrize(("threshold", "count"), [(0.8, 1), (float(np.float32(0.8)), 0), (0.9, 0)])
+def test_a_map_is_compared_with_the_threshold_as_a_score_is(threshold, count):
+    anomaly_map = blank()
+    anomaly_map[4:7, 10:15] = 0.8  # the nearest float32 is above 0.8
+    assert (float(anomaly_map.max()) > threshold) == bool(count)
+    assert len(find_regions(anomaly_map, threshold, (20, 30))) == count
+
+
 def test_the_cameras_pixels_count():
     # A map of 20 × 30 over the middle 80 % of an image of 200 × 600.
     anomaly_map = blank()
