@@ -85,14 +85,16 @@ def review_band(scores: NDArray[np.float64], rate: float, threshold: float) -> R
 
     Raises:
         DataError: Too few images for that rate.
-        OptionError: The band would begin above the threshold.
+        OptionError: The band would not begin below the threshold, so that no score could be in it.
     """
     score, interval = quantile_with_interval(scores, rate)
-    if score > threshold:  # only where defects chose the threshold
+    if score >= threshold:
+        below, images = int((scores < threshold).sum()), number_of(len(scores), "held-out good [image|images]")
+        least = f"a review rate of at least {_rate_of_rank(below, len(scores)):g} with {images}"
         raise OptionError(
-            "the review band would begin above the threshold",
-            expected=f"a review rate above {(scores > threshold).mean():.3g}, the share of good images it rejects",
-            received=f"{rate:g}",
+            f"the review band would be empty: it would begin at {score:.6g}, and the threshold is {threshold:.6g}",
+            expected=least if below else f"good images that score below the threshold, which none of {images} does",
+            received=f"a review rate of {rate:g}",
         )
     return ReviewBand(score=score, false_reject_rate=rate, interval=interval)
 

@@ -46,7 +46,7 @@ def threshold(tiny_bundle):
 def test_what_was_calibrated_is_accepted_and_no_other_rank(threshold, count, rate):
     if count + 1 < 1 / rate:
         return  # too few images for that rate
-    found = calibrated(threshold, count, rate, review=min(0.9, 1.5 * rate))
+    found = calibrated(threshold, count, rate, review=min(0.9, 2.5 * rate))
     require_calibrated(found, Path("tile.kdx"))
     for other in (-1.0, found.scores[0] - 1, found.scores[-1] + 1):
         with pytest.raises(BundleError, match="its threshold does not fit its held-out scores"):

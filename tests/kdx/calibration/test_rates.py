@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from kdx.bundle.stored_threshold import Threshold
-from kdx.calibration.rates import quantile_with_interval, settable_thresholds
-from kdx.errors import DataError
+from kdx.calibration.rates import quantile_with_interval, review_band, settable_thresholds
+from kdx.errors import DataError, OptionError
 
 
 def test_the_threshold_is_the_score_that_conformal_prediction_names() -> None:
@@ -88,3 +88,14 @@ def test_an_end_that_the_images_cannot_bound_is_none() -> None:
     assert threshold == 100.0
     assert low is not None
     assert high is None
+
+
+@pytest.mark.parametrize(("scores", "least"), [(np.arange(6.0), 0.3), (np.array([0.0, 1, 2, 5, 5, 5]), 0.6)])
+def test_a_review_band_without_scores_is_refused_with_the_rate_that_has_some(scores, least) -> None:
+    with pytest.raises(OptionError, match="the review band would be empty") as error:
+        review_band(scores, 0.25, threshold=5.0)
+    assert error.value.expected == f"a review rate of at least {least:g} with 6 held-out good images"
+    assert review_band(scores, least, threshold=5.0).score < 5.0
+    with pytest.raises(OptionError, match="empty") as error:
+        review_band(scores + 5, 0.9, threshold=5.0)
+    assert "which none of 6 held-out good images does" in error.value.expected
