@@ -67,17 +67,18 @@ class BandedFrame:
         kinds = "grey (MINISBLACK)" if spec.channels == 1 else "grey (MINISBLACK) or RGB"
         expected = (
             f"one upright picture (orientation 1) of {spec.width} × {spec.height} pixels, 8 bits a sample, {kinds}, "
-            "planar configuration CONTIG"
+            "uint8, planar configuration CONTIG"
         )
         photometric = (int(page.photometric), page.samplesperpixel)
         orientation = page.tags.valueof(274, default=1)
         received = (
             f"{number_of_pictures(pages)} {page.imagewidth} × {page.imagelength}, {page.samplesperpixel} samples of "
-            f"{page.bitspersample} bits, {_name(page.photometric)}, orientation {orientation}, "
+            f"{page.bitspersample} bits, {_name(page.photometric)}, {page.dtype}, orientation {orientation}, "
             f"planar configuration {_name(page.planarconfig)}"
         )
         is_plain = (
             pages == 1
+            and page.dtype == np.uint8
             and photometric in _KINDS
             and (page.bitspersample, page.planarconfig, orientation) == (8, 1, 1)
             and photometric[1] <= spec.channels

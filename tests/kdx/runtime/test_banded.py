@@ -112,6 +112,7 @@ def test_files_that_cannot_be_read_in_bands_are_refused(tmp_path, options, said)
     [
         (1, {"photometric": "miniswhite"}, "MINISWHITE"),
         (1, {"photometric": "rgb"}, "3 samples of 8 bits, RGB"),
+        (1, {"photometric": "minisblack", "dtype": np.int8}, "MINISBLACK, int8"),
         (3, {"photometric": "rgb", "planarconfig": "separate"}, "planar configuration SEPARATE"),
         (1, {"photometric": "minisblack", "extratags": [(274, "H", 1, 6, True)]}, "orientation 6"),
     ],
@@ -119,7 +120,7 @@ def test_files_that_cannot_be_read_in_bands_are_refused(tmp_path, options, said)
 )
 def test_a_refusal_says_what_is_unusual_about_the_file(tmp_path, channels, options, said):
     samples = 3 if options["photometric"] == "rgb" else 1
-    pixels = np.zeros((HEIGHT, WIDTH, samples), np.uint8)
+    pixels = np.zeros((HEIGHT, WIDTH, samples), options.get("dtype", np.uint8))
     pixels = np.moveaxis(pixels, 2, 0) if "planarconfig" in options else pixels.squeeze()
     tifffile.imwrite(tmp_path / "frame.tif", pixels, rowsperstrip=50, **options)
     with pytest.raises(ImageError) as caught:
