@@ -333,10 +333,24 @@ class Detector(ClosesOnExit):
         """The part of the image that the networks see and the map covers."""
         return self.input.view(self.field_of_view)
 
-    def regions(self, verdict: Verdict, *, min_area: float = 0.0, pixel_size_um: float | None = None) -> list[Region]:
+    def regions(
+        self,
+        verdict: Verdict,
+        *,
+        min_area: float = 0.0,
+        pixel_size_um: float | None = None,
+        image_size: tuple[int, int] | None = None,
+    ) -> list[Region]:
         """Return where a verdict's map exceeds the pixel threshold.
 
         See :func:`kdx.decision.regions.find_regions`.
+
+        Args:
+            verdict: A verdict of this detector.
+            min_area: The smallest area of a region, in pixels of the image.
+            pixel_size_um: The length on the part that one pixel of the image shows, in micrometres.
+            image_size: The height and width of the image in whose pixels regions are given, where
+                :func:`kdx.read_image` resized it; None for those of :attr:`input`.
 
         Raises:
             InputError: The bundle is not calibrated, so that there is no pixel threshold; the
@@ -355,7 +369,7 @@ class Detector(ClosesOnExit):
         return find_regions(
             verdict.anomaly_map,
             verdict.pixel_threshold,
-            (self.input.height, self.input.width),
+            image_size or (self.input.height, self.input.width),
             view=self.view,
             min_area=min_area,
             pixel_size_um=pixel_size_um,

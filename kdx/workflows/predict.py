@@ -28,12 +28,13 @@ from kdx.text import number_of
 from kdx.workflows.heat_maps import HeatMaps
 from kdx.workflows.packages import require_reader
 from kdx.workflows.pictures import Pictures
-from kdx.workflows.result_files import ResultFiles, ResultOptions, require_thresholds
+from kdx.workflows.result_files import ResultFiles, ResultOptions, place_of, require_thresholds
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from kdx.decision.map_files import MapPlace
     from kdx.decision.regions import Region
     from kdx.decision.verdict import Verdict
     from kdx.runtime.detector import Detector
@@ -130,7 +131,9 @@ def judge_files(
                 if regions is not None and image is None:
                     record["regions"] = None if found is None else [asdict(region) for region in found]
                 elif regions is not None:
-                    record["regions"] = _regions(group[name], verdict, regions)
+                    record["regions"] = _regions(
+                        group[name], verdict, place_of(path, group[name], pictures.size), regions
+                    )
                 if maps is not None and image is not None:
                     record["overlay"] = str(maps.add(path, name, image, verdict, group[name]))
                     record["overlay_scale"] = "threshold" if verdict.pixel_threshold else "own maximum"
@@ -146,11 +149,14 @@ def _texts(overlay: Path | None, bundle: str, detector: Detector) -> list[str]:
     return [detector.threshold_by_hand or "", *([] if overlay is None else [str(overlay / bundle)])]
 
 
-def _regions(detector: Detector, verdict: Verdict, options: RegionOptions) -> list[dict[str, Any]] | None:
-    """Return the regions of a verdict; None if its answer is invalid."""
+def _regions(
+    detector: Detector, verdict: Verdict, place: MapPlace, options: RegionOptions
+) -> list[dict[str, Any]] | None:
+    """Return the regions of a verdict in pixels of its image; None if its answer is invalid."""
     if verdict.reason is not None and verdict.reason.is_of_answer:
         return None
-    found = detector.regions(verdict, min_area=options.min_area, pixel_size_um=options.pixel_size_um)
+    area, length = options.min_area, options.pixel_size_um
+    found = detector.regions(verdict, min_area=area, pixel_size_um=length, image_size=(place.height, place.width))
     return [asdict(region) for region in found]
 
 

@@ -6,9 +6,12 @@ import json
 import shutil
 from pathlib import Path
 
+import msgspec
 import pytest
 from PIL import Image
 
+from kdx.bundle.open import open_bundle
+from kdx.bundle.store import write_manifest
 from kdx.cli.verdict_table import show_verdicts
 from kdx.errors import DataError, OptionError, OutputError
 from kdx.folders.image_search import LeftOut
@@ -183,6 +186,21 @@ def test_heat_maps_of_an_earlier_call_are_gone_and_none_begin_where_it_is_refuse
     (parts / "0.png").write_bytes(b"no image")
     cli("predict", tiny_bundle, parts, *options, "--max-bad-images", 1, "--force")
     assert [path.name for path in maps.iterdir()] == ["1.png"]
+
+
+def test_regions_are_in_pixels_of_an_image_that_was_resized(cli, bundle_copy, dataset, tmp_path):
+    manifest = open_bundle(bundle_copy).manifest
+    spec, low = msgspec.structs.replace(manifest.input, fixed_size=False), 0.05
+    threshold = msgspec.structs.replace(manifest.threshold, pixel=low)
+    write_manifest(bundle_copy, msgspec.structs.replace(manifest, input=spec, threshold=threshold))
+    image = Image.open(next((dataset / "test/scratch").iterdir())).resize((256, 192))
+    (tmp_path / "parts").mkdir()
+    image.save(tmp_path / "parts/large.png")
+    options = ("--regions", "--coco", "--min-area", 60, "-o", tmp_path / "out", "--backend", "onnxruntime-cpu")
+    (record,) = cli("predict", bundle_copy, tmp_path / "parts", "--json", *options).lines
+    labels = json.loads((tmp_path / "out/regions.coco.json").read_text(encoding="utf-8"))["annotations"]
+    assert [region["area"] for region in record["regions"]] == [each["area"] for each in labels]
+    assert record["regions"][0]["width"] > 64
 
 
 @pytest.mark.parametrize("option", ["--out", "--overlay"])
