@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -20,12 +20,16 @@ from kdx.folders.image_sizes import require_size
 from kdx.imaging.frame_faults import faults_of
 from kdx.imaging.images import read_image
 from kdx.progress import SILENT, Progress
-from kdx.remarks import Remark
+from kdx.remarks import Remark, remark
 from kdx.runtime.banded import judge_path
 from kdx.runtime.detector import Detector
 from kdx.text import number_of
 
 _BATCH = 8  # images in a call of the detector
+_NO_PART = (
+    "[image looks like a frame|images look like frames] without a part: undecided, never good, but counted by score as "
+    "not rejected"
+)
 
 
 @dataclass(frozen=True)
@@ -139,7 +143,8 @@ def evaluate(
     """Score every test image, and compare its score and map with its defect type and mask.
 
     The arguments, warnings and errors are those of :func:`score_images`; ``root`` is the folder
-    that file names in the result are relative to.
+    that file names in the result are relative to. A remark names the images that the line would not
+    decide by their score.
     """
     scored = score_images(
         detector,
@@ -148,7 +153,11 @@ def evaluate(
         unused_masks=unused_masks,
         progress=progress,
     )
-    return summarise(scored, detector, root, progress)
+    result = summarise(scored, detector, root, progress)
+    if detector.threshold is None:
+        return result
+    undecided = scored.has_faults & (scored.scores <= detector.threshold)
+    return replace(result, remarks=tuple(remark("no_part", _NO_PART, _paths(scored.images, undecided))))
 
 
 def score_images(
@@ -318,6 +327,10 @@ def _bands(scores: NDArray[np.float64], is_defective: NDArray[np.bool_], detecto
         return Bands(*(float(share.mean()) if len(part) else float("nan") for share in shares))
 
     return {"good": bands(scores[~is_defective]), "defective": bands(scores[is_defective])}
+
+
+def _paths(images: Sequence[TestImage], chosen: NDArray[np.bool_]) -> list[Path]:
+    return [image.path for image, is_chosen in zip(images, chosen.tolist(), strict=True) if is_chosen]
 
 
 def _relative(path: Path, root: Path) -> str:

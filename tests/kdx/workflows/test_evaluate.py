@@ -12,7 +12,9 @@ from PIL import Image
 
 from kd_train.evaluation.evaluate import Evaluation
 from kdx.bundle.open import open_bundle
+from kdx.decision.verdict import Decision
 from kdx.errors import BundleError, DataError
+from kdx.imaging.images import read_image
 from kdx.loading.load import load
 from kdx.verification.backend_choice import other_precisions
 from kdx.workflows.evaluate import EvaluationRequest, evaluate_folder
@@ -32,6 +34,19 @@ def test_images_that_were_trained_on_are_noticed_in_runs_and_bundles(of, request
     seen, _ = evaluate_folder(detector, dataset_copy, EvaluationRequest())
     assert seen.good == 5
     assert len(kinds(seen) - kinds(clean)) >= 1
+
+
+def test_images_that_the_line_does_not_decide_by_their_score_are_named(tiny_bundle, dataset_copy):
+    request = EvaluationRequest(backend="onnxruntime-cpu")
+    assert "no_part" not in kinds(evaluate_folder(tiny_bundle, dataset_copy, request)[0])
+    dark = dataset_copy / "test/good/lamp-off.png"
+    Image.new("L", (64, 64)).save(dark)
+    result, _ = evaluate_folder(tiny_bundle, dataset_copy, request)
+    with load(tiny_bundle, "onnxruntime-cpu") as detector:
+        assert detector(read_image(dark, detector.input)).decision is Decision.UNDECIDED
+        assert result.scores["test/good/lamp-off.png"] <= detector.threshold
+    (said,) = [each for each in result.remarks if each.kind == "no_part"]
+    assert (said.count, said.first) == (1, (str(dark),))
 
 
 def test_good_images_alone_give_false_rejects_with_their_interval(cli, tiny_bundle, dataset_copy, cells, monkeypatch):
