@@ -5,6 +5,7 @@ Other formats are decoded whole; see :mod:`kdx.imaging.images`.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
@@ -20,6 +21,7 @@ from kdx.imaging.images import InputSpec
 SUFFIXES = (".tif", ".tiff")
 # A strip or a row of tiles is decoded at once.
 _MOST_SEGMENT_PIXELS = 1 << 27
+_XMP_ORIENTATION = re.compile(rb'tiff:Orientation(?:="|>)([0-9])')
 _KINDS = {(1, 1): "grey", (2, 3): "RGB"}  # by photometric interpretation and samples
 
 
@@ -70,7 +72,7 @@ class BandedFrame:
             "uint8, planar configuration CONTIG"
         )
         photometric = (int(page.photometric), page.samplesperpixel)
-        orientation = page.tags.valueof(274, default=1)
+        orientation = page.tags.valueof(274) or _orientation_in_xmp(page.tags.valueof(700))
         received = (
             f"{number_of_pictures(pages)} {page.imagewidth} × {page.imagelength}, {page.samplesperpixel} samples of "
             f"{page.bitspersample} bits, {_name(page.photometric)}, {page.dtype}, orientation {orientation}, "
@@ -179,6 +181,12 @@ def require_whole_maps(spec: InputSpec, asked: Mapping[str, bool]) -> None:
             received=" and ".join(f"`{name}`" for name in names),
             fix="leave out what is made of a whole map; regions say where defects are",
         )
+
+
+def _orientation_in_xmp(xmp: object) -> int:
+    """Return the orientation that the metadata name, as Pillow reads it; 1 if they name none."""
+    found = _XMP_ORIENTATION.search(xmp if isinstance(xmp, bytes) else b"")
+    return int(found[1]) if found else 1
 
 
 def _name(value: object) -> str:

@@ -37,6 +37,8 @@ tifffile = pytest.importorskip("tifffile")
 HEIGHT, WIDTH = 600, 530
 LAYOUTS = ({"rowsperstrip": 7}, {"rowsperstrip": 600}, {"tile": (64, 48)}, {"tile": (32, 32), "compression": "zlib"})
 
+XMP = b'<x:xmpmeta><rdf:Description tiff:Orientation="8"/></x:xmpmeta>'
+
 
 def pixels_of(channels: int) -> np.ndarray:
     rng = np.random.default_rng(channels)
@@ -115,6 +117,7 @@ def test_files_that_cannot_be_read_in_bands_are_refused(tmp_path, options, said)
         (1, {"photometric": "minisblack", "dtype": np.int8}, "MINISBLACK, int8"),
         (3, {"photometric": "rgb", "planarconfig": "separate"}, "planar configuration SEPARATE"),
         (1, {"photometric": "minisblack", "extratags": [(274, "H", 1, 6, True)]}, "orientation 6"),
+        (1, {"photometric": "minisblack", "extratags": [(700, "B", len(XMP), XMP, True)]}, "orientation 8"),
     ],
     ids=str,
 )
