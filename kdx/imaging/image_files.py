@@ -206,10 +206,19 @@ def load_upright(path: Path, image: ImageFile) -> Image.Image:
         ImageError: The file is damaged.
     """
     with decoding(path):
+        _widen_transparent_grey(image)
         image.load()
         # Pillow turns a TIFF while loading it.
         turn = None if image.format == "TIFF" else _TURNS.get(_orientation(image))
         return image if turn is None else image.transpose(turn)
+
+
+def _widen_transparent_grey(image: ImageFile) -> None:
+    """Widen the grey value that means transparent as Pillow widens 2 or 4 bits while it loads."""
+    value, stored = image.info.get("transparency"), image.tile[0].args if image.tile else None
+    most = {"L;2": 3, "L;4": 15}.get(str(stored))
+    if most is not None and isinstance(value, int):
+        image.info["transparency"] = (value & most) * 255 // most
 
 
 def without_alpha(path: Path, image: Image.Image) -> Image.Image:

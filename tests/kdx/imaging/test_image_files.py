@@ -232,6 +232,22 @@ def test_a_colour_that_stands_for_transparent_is_refused_where_it_occurs(tmp_pat
             assert decode_image(tmp_path / "x.png", channels=1).shape == (6, 4, 1)
 
 
+@pytest.mark.parametrize(("bits", "row"), [(2, 0b00_11_01_01), (4, 0b1111_0001)])
+def test_a_grey_value_of_few_bits_that_stands_for_transparent_is_refused_where_it_occurs(tmp_path, bits, row):
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    head = chunk(b"IHDR", struct.pack(">IIBBBBB", 8 // bits, 1, bits, 0, 0, 0, 0))
+    for key, occurs in ((2**bits - 1, True), (1, True), (2, False)):  # Pillow widens the pixels, and not the key
+        pixels = chunk(b"tRNS", struct.pack(">H", key)) + chunk(b"IDAT", zlib.compress(bytes([0, row])))
+        (tmp_path / "x.png").write_bytes(b"\x89PNG\r\n\x1a\n" + head + pixels + chunk(b"IEND", b""))
+        if occurs:
+            with pytest.raises(ImageError, match="has transparent pixels"):
+                decode_image(tmp_path / "x.png", channels=1)
+        else:
+            assert decode_image(tmp_path / "x.png", channels=1).max() == 255
+
+
 # Deep values
 
 
