@@ -52,6 +52,6 @@ def _plot(points: list[Point], path: Path) -> None:
     axes.tick_params(which="both", labelsize=7)
     axes.xaxis.set(major_formatter="{x:g}", minor_formatter="{x:g}", minor_locator=LogLocator(subs=(2, 5)))
     axes.grid(color="#e6e6e6", linewidth=0.6)
-    axes.legend(fontsize=7, frameon=False, loc="lower right")
+    axes.legend(fontsize=7, frameon=False, loc="best")
     for suffix in (".png", ".svg"):
         figure.savefig(path.with_suffix(suffix), dpi=110, facecolor="white")
