@@ -14,8 +14,9 @@ ways to leave them out, and each axis takes the one that :func:`cheapest` expect
     ``A = blockdiag(B₁ ... B_K) · G``, where ``G`` copies the windows, which overlap. Nothing is
     added up, so it suits images that keep about their size.
 
-From 1024 × 1280 to 160² bands take 1.6 ms instead of 5 on one thread, in OpenVINO and ONNX Runtime;
-from 320² to 256² windows take 0.7 ms instead of 1.6 (OpenVINO) and 0.4 instead of 1.9.
+From 1024 × 1280 to 160², bands on both axes take 1.6 ms on one thread and whole matrices 5, in
+OpenVINO and ONNX Runtime; from 320² to 256², windows take 0.8 ms and bands 1.7 (OpenVINO), or 0.4
+and 2.0 (ONNX Runtime).
 """
 
 from __future__ import annotations

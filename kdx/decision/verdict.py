@@ -191,10 +191,10 @@ def verdict_fields(verdict: Verdict) -> dict[str, Any]:
 def above(values: NDArray[np.float32], threshold: float) -> NDArray[np.bool_]:
     """Return where values exceed a threshold, as :func:`decide` compares a score with one.
 
-    NumPy would round a Python number to float32 first. The float32 nearest to 0.8 exceeds 0.8, and
-    would no longer.
+    NumPy would round the threshold to float32 first; NumPy 1 does so even where it is a float64.
+    The float32 nearest to 0.8 exceeds 0.8, and would no longer.
     """
-    found: NDArray[np.bool_] = values > np.float64(threshold)
+    found: NDArray[np.bool_] = np.greater(values, threshold, signature="dd->?")
     return found
 
 
