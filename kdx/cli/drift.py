@@ -45,7 +45,8 @@ def drift(
         out.print(table)
         out.print(
             f"effect {found.effect:.2f} (limit {found.effect_limit:g}), p {found.p_value:.2g}; scores are "
-            f"{found.direction}; rejected {percent(found.rejected)} %, undecided {percent(found.undecided)} %"
+            f"{found.direction}; rejected {percent(found.rejected)} %, undecided {percent(found.undecided)} %, "
+            f"frames without a part (not compared) {found.without_part}"
         )
         out.print(f"[bold red]drift[/] since {found.since}" if found.alarm else "[green]no drift[/]")
     if found.alarm:

@@ -55,13 +55,15 @@ class Drift(msgspec.Struct, frozen=True, kw_only=True):
         direction: Where recent scores lie: ``higher``, ``lower``, or ``same`` within half a
             percent.
         calibrated: The number of scores of held-out good images.
-        recent: The number of recent scores.
+        recent: The number of recent scores, of frames that show a part.
+        without_part: The number of recent frames that show no part. Their scores are not compared:
+            calibration has none of such frames.
         since: The UTC time, ISO 8601, since which every window differs by the effect limit; None
             without an alarm.
         quantiles: The quantiles of both distributions.
-        rejected: The share of defective parts among recent parts that were decided; None if none
+        rejected: The share of defective parts among recent frames that were decided; None if none
             was.
-        undecided: The share of recent parts that were undecided.
+        undecided: The share of recent frames that were undecided, those without a part included.
         alarm: Whether the effect reaches its limit and is significant.
     """
 
@@ -72,6 +74,7 @@ class Drift(msgspec.Struct, frozen=True, kw_only=True):
     direction: str
     calibrated: int
     recent: int
+    without_part: int
     since: str | None
     quantiles: list[QuantileShift]
     rejected: float | None
@@ -110,17 +113,20 @@ def find_drift(
             received=f"{window}, {effect_limit:g}, {significance:g}",
         )
     calibrated = _calibrated(bundle, log)
-    usable = np.isfinite(log.scores)
+    usable = np.flatnonzero(np.isfinite(log.scores) & log.has_part)
     scores, times = log.scores[usable], log.times[usable]
     if len(scores) < FEWEST_VERDICTS:
         raise DataError(
-            f"the log holds {len(scores)} scores", expected=f"at least {FEWEST_VERDICTS}", fix="wait for more parts"
+            f"the log holds {len(scores)} scores of frames that show a part",
+            expected=f"at least {FEWEST_VERDICTS}",
+            fix="wait for more parts",
         )
     recent = scores[-window:]
     test = _compared(recent, calibrated)
     effect, p_value = float(test.statistic), float(test.pvalue)
     alarm = effect >= effect_limit and p_value <= significance
-    latest = log.decisions[-window:]
+    frames = slice(usable[-window:][0], None)
+    latest = log.decisions[frames]
     decided = np.isin(latest, ("good", "review", "defective"))
     return Drift(
         effect=round(effect, 4),
@@ -130,6 +136,7 @@ def find_drift(
         direction=_direction(recent, calibrated),
         calibrated=len(calibrated),
         recent=len(recent),
+        without_part=int((~log.has_part[frames]).sum()),
         since=_since(scores, times, calibrated, window, effect_limit) if alarm else None,
         quantiles=[
             QuantileShift(share=q, calibration=float(np.quantile(calibrated, q)), recent=float(np.quantile(recent, q)))

@@ -105,7 +105,7 @@ class Metrics:
         """Count a verdict and the time that it took."""
         self._verdicts[verdict.decision.value].inc()
         self._seconds.observe(milliseconds / 1e3)
-        if np.isfinite(verdict.score):
+        if np.isfinite(verdict.score) and not verdict.frame_faults:  # as kdx drift: calibration has parts alone
             self._recent.append(verdict.score)
 
     def close(self) -> None:

@@ -187,6 +187,7 @@ class LoggedVerdicts:
         scores: The scores, ``(N,)``; NaN for a score that was not finite.
         decisions: The decisions as text, ``(N,)``.
         milliseconds: The times from the array to the verdict, ``(N,)``.
+        has_part: Whether the frame shows a part, ``(N,)`` of bool: it had no frame fault.
     """
 
     facts: LogFacts
@@ -194,6 +195,7 @@ class LoggedVerdicts:
     scores: NDArray[np.float64]
     decisions: NDArray[np.str_]
     milliseconds: NDArray[np.float64]
+    has_part: NDArray[np.bool_]
 
 
 def read_log(path: str | Path) -> LoggedVerdicts:
@@ -208,13 +210,18 @@ def read_log(path: str | Path) -> LoggedVerdicts:
     with _explained(path, DataError), contextlib.closing(_connect(path, read_only=True)) as database:
         facts = _facts(database, path, DataError)
         rows = database.execute(
-            "SELECT time, ifnull(score, 9e999), decision, milliseconds FROM verdicts ORDER BY id"
+            "SELECT time, ifnull(score, 9e999), decision, milliseconds, frame_faults = '' FROM verdicts ORDER BY id"
         ).fetchall()
-    times, scores, decisions, milliseconds = zip(*rows, strict=True) if rows else ((), (), (), ())
+    times, scores, decisions, milliseconds, has_part = zip(*rows, strict=True) if rows else ((), (), (), (), ())
     values = np.array(scores, np.float64)
     values[~np.isfinite(values)] = np.nan
     return LoggedVerdicts(
-        facts, np.array(times, np.float64), values, np.array(decisions, np.str_), np.array(milliseconds, np.float64)
+        facts,
+        np.array(times, np.float64),
+        values,
+        np.array(decisions, np.str_),
+        np.array(milliseconds, np.float64),
+        np.array(has_part, np.bool_),
     )
 
 

@@ -8,7 +8,7 @@ choice is remembered for this bundle, machine and software.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 
 from kdx.bundle.bundle import Bundle
@@ -132,12 +132,13 @@ def backend_precision_pairs(bundle: Bundle) -> list[tuple[BackendInfo, str]]:
 
     CPUs compute FP16 graphs in FP32, which is never faster: FP16 is left to GPUs.
     """
-    return [
-        (info, precision)
-        for info in require_backends(bundle.path)
-        for precision in bundle.manifest.precisions
-        if info.offers(precision, bundle.graph_of(precision)) and (precision != "fp16" or info.needs_gpu)
-    ]
+    pairs = []
+    for info in require_backends(bundle.path):
+        for precision in bundle.manifest.precisions:
+            with suppress(BackendError):  # its package does not load, which is said of its FP32
+                if info.offers(precision, bundle.graph_of(precision)) and (precision != "fp16" or info.needs_gpu):
+                    pairs.append((info, precision))
+    return pairs
 
 
 def _measure(bundle: Bundle, pairs: Sequence[tuple[BackendInfo, str]], threads: int | None) -> BackendChoice:

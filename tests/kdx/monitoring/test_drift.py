@@ -10,6 +10,7 @@ import shutil
 import sqlite3
 import threading
 import tracemalloc
+from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
 
@@ -21,6 +22,7 @@ import kdx
 from kdx.bundle.open import open_bundle
 from kdx.decision.verdict import Decision, Verdict
 from kdx.errors import DataError, OptionError, OutputError
+from kdx.imaging.frame_faults import FrameFault
 from kdx.monitoring import log_records, verdict_log
 from kdx.monitoring.drift import find_drift
 from kdx.monitoring.judged_by import JudgedBy
@@ -56,6 +58,14 @@ def test_what_is_written_is_read_in_order(tmp_path):
     assert set(found.decisions) == {"good"}
     assert set(found.milliseconds) == {1.5}
     assert found.facts == FACTS
+
+
+def test_a_log_knows_which_frames_show_a_part(tmp_path):
+    log = VerdictLog(tmp_path / "line.log", FACTS)
+    log.add(verdict(0.5), 1.5)
+    log.add(replace(verdict(0.5, Decision.UNDECIDED), frame_faults=(FrameFault.DARK, FrameFault.FLAT)), 1.5)
+    log.close()
+    assert read_log(tmp_path / "line.log").has_part.tolist() == [True, False]
 
 
 def test_a_verdict_is_traced_to_part_image_bundle_graph_and_backend(tmp_path, tiny_bundle, dataset):
@@ -293,11 +303,12 @@ def calibrated(tiny_bundle, tmp_path_factory):
     )
 
 
-def logged(bundle, scores, decisions=None):
+def logged(bundle, scores, decisions=None, has_part=None):
     facts = LogFacts("tile.kdx", bundle.manifest.files["model.onnx"], "fp32")
     count = len(scores)
     named = np.array(["good"] * count if decisions is None else decisions)
-    return LoggedVerdicts(facts, np.arange(count) * 60.0, np.asarray(scores, float), named, np.ones(count))
+    shown = np.ones(count, bool) if has_part is None else has_part
+    return LoggedVerdicts(facts, np.arange(count) * 60.0, np.asarray(scores, float), named, np.ones(count), shown)
 
 
 def drawn(count, scale=1.0, seed=0):
@@ -336,6 +347,20 @@ def test_a_few_defective_parts_are_no_drift(calibrated):
     assert found.rejected == pytest.approx(0.05)
 
 
+def test_frames_without_a_part_are_counted_and_not_compared(calibrated):
+    # Every second frame shows the empty conveyor, which scores like nothing at calibration.
+    has_part = np.arange(1000) % 2 == 0
+    scores = np.full(1000, 20.0)
+    scores[has_part] = drawn(500)
+    decisions = np.where(has_part, "good", "undecided")
+    found = find_drift(calibrated, logged(calibrated, scores, decisions, has_part))
+    assert not found.alarm
+    assert (found.recent, found.without_part, found.undecided) == (500, 500, 0.5)
+    assert find_drift(calibrated, logged(calibrated, scores[has_part])).effect == found.effect
+    with pytest.raises(DataError, match="20 scores of frames that show a part"):
+        find_drift(calibrated, logged(calibrated, scores[:40], decisions[:40], has_part[:40]))
+
+
 def test_it_says_since_when(calibrated):
     # Parts change after the 3000th, a minute each.
     scores = np.concatenate([drawn(3000), drawn(2000, 4.0, seed=1)])
@@ -352,7 +377,7 @@ def test_too_few_scores_or_impossible_limits_are_refused(calibrated, tiny_bundle
     for options in ({"window": 5}, {"effect_limit": 0.0}, {"effect_limit": 1.5}, {"significance": 1.0}):
         with pytest.raises(OptionError):
             find_drift(calibrated, logged(calibrated, drawn(100)), **options)
-    other = LoggedVerdicts(FACTS, *(np.zeros(100),) * 2, np.array(["good"] * 100), np.ones(100))
+    other = LoggedVerdicts(FACTS, *(np.zeros(100),) * 2, np.array(["good"] * 100), np.ones(100), np.ones(100, bool))
     with pytest.raises(DataError, match="another bundle"):
         find_drift(calibrated, other)
 

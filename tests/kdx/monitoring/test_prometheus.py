@@ -10,6 +10,7 @@ import pytest
 import kdx
 from kdx.bundle.open import open_bundle
 from kdx.errors import OptionError
+from kdx.imaging.frame_faults import FrameFault
 from kdx.monitoring.drift import FEWEST_VERDICTS, effect_of
 from kdx.monitoring.prometheus import Metrics
 
@@ -77,6 +78,16 @@ def test_drift_is_that_of_kdx_drift(tiny_bundle, registry):
         add([calibrated.mean(), np.nan] * (FEWEST_VERDICTS - 1))
         assert np.isnan(effect())  # too few to say
         add([calibrated.mean()])
+        assert effect() == effect_of(np.full(FEWEST_VERDICTS, calibrated.mean()), calibrated)
+        empty = kdx.Verdict(
+            kdx.Decision.UNDECIDED,
+            float(calibrated.max() * 2),
+            1.0,
+            np.zeros((2, 2), np.float32),
+            frame_faults=(FrameFault.DARK,),
+        )
+        for _ in range(500):
+            detector.metrics.add(empty, 1.0)  # a frame that shows no part
         assert effect() == effect_of(np.full(FEWEST_VERDICTS, calibrated.mean()), calibrated)
         add([calibrated.max() * 2] * 500)  # the latest alone count
         assert effect() == 1.0

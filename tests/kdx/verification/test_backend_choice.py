@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import ClassVar
 
+import msgspec
 import numpy as np
 import pytest
 
 import kdx
 from kdx.bundle.open import open_bundle
+from kdx.bundle.store import write_manifest
+from kdx.bundle.variants import Variant
 from kdx.errors import BackendError, BundleError
 from kdx.runtime.backend import ClosesOnExit, Outputs
-from kdx.runtime.backend_table import BACKENDS, BackendInfo
+from kdx.runtime.backend_table import BACKENDS, BackendInfo, ComputedPrecision
 from kdx.verification import backend_choice as module
 from kdx.verification import remembered_choice
 from kdx.verification.backend_choice import BackendChooser
@@ -112,6 +116,21 @@ def test_one_that_cannot_be_opened_prevents_nothing(tiny_bundle, machine) -> Non
     found = BackendChooser(open_bundle(tiny_bundle), threads=1).fastest()
     assert found.backend == "works"
     assert any(candidate.reason == "no driver" for candidate in found.candidates)
+
+
+def test_a_package_that_does_not_load_prevents_nothing(bundle_copy, machine) -> None:
+    missing = "tests.no_such_module:function"
+    computed = {"bf16": ComputedPrecision(missing, missing)}
+    openvino = replace(BACKENDS["openvino"], package="onnxruntime", factory=missing, computed=computed)
+    machine(openvino, FakeBackend.make("works"))
+    manifest = msgspec.structs.replace(open_bundle(bundle_copy).manifest, threshold=None)
+    variants = {"bf16": Variant(file="model.onnx", convolutions=1, kept=[])}  # computed from the FP32 graph
+    write_manifest(bundle_copy, msgspec.structs.replace(manifest, variants=variants))
+    found = BackendChooser(open_bundle(bundle_copy), threads=1).fastest()
+    assert found.backend == "works"
+    (failed,) = [each for each in found.candidates if each.backend == "openvino"]
+    assert failed.precision == "fp32"
+    assert "is installed but cannot be loaded: No module named 'tests.no_such_module'" in failed.reason
 
 
 def test_nothing_is_chosen_where_nothing_passes(tiny_bundle, machine) -> None:
