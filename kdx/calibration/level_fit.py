@@ -17,6 +17,7 @@ from kdx.errors import DataError, ImageError
 from kdx.folders.bad_images import skip_bad
 from kdx.folders.copies import identified
 from kdx.imaging.bands import require_whole_frames
+from kdx.imaging.frame_faults import lasting_faults_of
 from kdx.imaging.image_identity import Likeness
 from kdx.imaging.images import read_image
 from kdx.progress import SILENT, Progress
@@ -83,13 +84,15 @@ def fit_level(
             except ImageError as error:  # calibration reads it again, and reports it
                 skip_bad(path, error, bad, max_bad_images)
                 continue
+            if lasting_faults_of(image, detector.frame_limits):
+                continue  # it shows no part; calibration names it where it scores the other images
             answer = detector.checked(detector.backend.run(np.ascontiguousarray(image[None])))
             if not np.isfinite(answer.scores).all():
                 raise DataError(f"the map or the score of '{path}' is not finite", fix="run kdx verify")
             hottest = np.maximum(hottest, answer.maps[0])
             read.append(digest)
     if len(read) < FEWEST_FITTED:
-        raise _too_few(2 * FEWEST_FITTED, 2 * len(read), "could be read")
+        raise _too_few(2 * FEWEST_FITTED, 2 * len(read), "could be read and show a part")
     level = level_from(hottest, rule, detector.roi.counted if detector.roi else None)
     record = LevelFit(sha256=level.sha256, images=len(read), data_sha256=hash_of_hashes(read))
     stored = _stored(bundle, level, record)

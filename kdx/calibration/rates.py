@@ -37,7 +37,12 @@ def require_rates(false_reject_rate: float, review_rate: float | None, *, with_d
 
 
 def quantile_with_interval(
-    scores: NDArray[np.float64], false_reject_rate: float, *, trained_on: int = 0, copies: int = 0
+    scores: NDArray[np.float64],
+    false_reject_rate: float,
+    *,
+    trained_on: int = 0,
+    copies: int = 0,
+    without_part: int = 0,
 ) -> tuple[float, tuple[float | None, float | None]]:
     """Return the threshold at a false-reject rate and the confidence interval of that quantile.
 
@@ -51,6 +56,7 @@ def quantile_with_interval(
         false_reject_rate: Above 0, below 1.
         trained_on: Images that were skipped because they were trained on, for the message.
         copies: Images that were skipped because they are copies of others, for the message.
+        without_part: Images that were skipped because they show no part, for the message.
 
     Raises:
         DataError: n is so small that no score can promise that rate.
@@ -60,6 +66,7 @@ def quantile_with_interval(
     k = rank_of(n, false_reject_rate)
     if k > n or n == 0:
         skipped = [number_of(copies, "[copy does|copies do] not count")] if copies else []
+        skipped += [number_of(without_part, "[shows|show] no part")] if without_part else []
         skipped += [f"{trained_on} more were trained on and do not count"] if trained_on else []
         also = f" ({', '.join(skipped)})" if skipped else ""
         raise DataError(

@@ -6,12 +6,11 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import msgspec
 import numpy as np
 
 from kdx.errors import DataError, ImageError
 from kdx.folders.bad_images import skip_bad
-from kdx.imaging.frame_faults import ChannelValues, faults_of, values_of
+from kdx.imaging.frame_faults import ChannelValues, lasting_faults_of, values_of
 from kdx.imaging.image_identity import Identity, KnownImages, Likeness, identify
 from kdx.progress import SILENT, Progress
 from kdx.runtime.banded import judge_path
@@ -24,7 +23,7 @@ class ScoredImages:
     """Images that were scored, and those that were left out.
 
     Attributes:
-        scores: The score of each image.
+        scores: The score of each image that shows a part.
         hottest: The largest map value of each image.
         hashes: The file hash of each image.
         keys: Keys by which copies are recognised, also of images that were only fitted on.
@@ -32,8 +31,9 @@ class ScoredImages:
         copies: Copies of other images, which were not scored.
         near: Images that are nearly the same as one that was trained on.
         identified: Path and identity of each image that was scored.
-        faults: Names of the frame faults of images that show no part, by path.
-        frames: Values of each channel of the other images, by path.
+        faults: Names of the frame faults of images that show no part, by path. They have no score
+            here: whatever it is, the line does not call them good.
+        frames: Values of each channel of the images that were scored, by path.
     """
 
     scores: list[float] = field(default_factory=list)
@@ -110,17 +110,16 @@ class ImageScorer:
         return True
 
     def _add(self, path: Path, identity: Identity, likeness: Likeness, found: ScoredImages) -> None:
-        """Score an image."""
+        """Score an image, if it shows a part."""
+        verdict, image = judge_path(self.detector, path)
+        faults = lasting_faults_of(image, self.detector.frame_limits)
+        if faults:
+            found.faults[str(path)] = [fault.value for fault in faults]
+            return
         if likeness is Likeness.NEAR:
             found.near.append(path)
-        verdict, image = judge_path(self.detector, path)
         found.identified.append((path, identity))
         found.scores.append(verdict.score)
         found.hottest.append(float(verdict.anomaly_map.max()))
         found.hashes.append(identity.file)
-        # Only limits from golden images: the limits of an earlier calibration are replaced.
-        faults = faults_of(image, msgspec.structs.replace(self.detector.frame_limits, channels=()))
-        if faults:
-            found.faults[str(path)] = [fault.value for fault in faults]
-        else:
-            found.frames[str(path)] = values_of(image)
+        found.frames[str(path)] = values_of(image)

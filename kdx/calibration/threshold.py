@@ -47,8 +47,8 @@ class Calibration:
         trained_on: Number of images that were skipped because they were trained on.
         bad_images: Images that could not be read, and why.
         frame_faults: Good images that the line will take for frames without a part, and why: they
-            are black, white or overexposed, as no golden image is. Limits of frames are not learned
-            from them.
+            are black, white or overexposed, as no golden image is. Nothing is learned from them,
+            neither a threshold nor limits of frames.
         frame_limits: What frames of real parts look like, learned from the others.
         frame_outliers: Single images that widen those limits: check whether they show a part.
         chosen_by: Keys of the images that chose the threshold, good and defective, or that the
@@ -183,7 +183,9 @@ class _Chosen(TypedDict, total=False):
 def _at_rate(good: ScoredImages, rate: float, review_rate: float | None) -> _Chosen:
     """Return what a rate chooses: the score that good images exceed at that rate."""
     values = np.array(good.scores)
-    score, interval = quantile_with_interval(values, rate, trained_on=good.trained_on, copies=len(good.copies))
+    score, interval = quantile_with_interval(
+        values, rate, trained_on=good.trained_on, copies=len(good.copies), without_part=len(good.faults)
+    )
     pixel = quantile_with_interval(np.array(good.hottest), rate)[0]
     review = None if review_rate is None else review_band(values, review_rate, score)
     return {"score": score, "false_reject_rate": rate, "interval": interval, "pixel": pixel, "review": review}
@@ -251,7 +253,8 @@ def _require_both(good: ScoredImages, defective: ScoredImages | None) -> None:
         if scored is not None and not scored.scores:
             raise DataError(
                 f"there are no {name} images to choose a threshold on",
-                received=f"{scored.trained_on} that were trained on, which do not count",
+                received=f"{scored.trained_on} that were trained on and {len(scored.faults)} that show no part; "
+                "neither count",
                 fix="name a folder with others",
             )
     both = set(good.keys) & set(defective.keys if defective else ())
@@ -275,6 +278,11 @@ def _remarks(good: ScoredImages, defective: ScoredImages | None, trained: KnownI
             good.near,
         ),
         *_repeated("near_copies", "good", good),
+        *remark(
+            "no_part",
+            "defective [image shows no part and was|images show no part and were] not used",
+            [] if defective is None else list(defective.faults),
+        ),
         *([] if defective is None else _repeated("near_copies_of_defects", "defective", defective)),
         *unknown(trained, len(good.scores)),
     ]

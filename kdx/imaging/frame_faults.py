@@ -145,6 +145,15 @@ def faults_of(image: NDArray[np.uint8], limits: FrameLimits) -> tuple[FrameFault
     return tuple(dict.fromkeys(found))
 
 
+def lasting_faults_of(image: NDArray[np.uint8], limits: FrameLimits) -> tuple[FrameFault, ...]:
+    """Return the faults that no calibration changes, by what golden images alone allow.
+
+    Images of a calibration that have one show no part, and nothing is learned from them: the limits
+    of channels are what calibration learns, and those of an earlier one are replaced.
+    """
+    return faults_of(image, msgspec.structs.replace(limits, channels=()))
+
+
 def _channel_faults(values: ChannelValues, limits: ChannelLimits) -> list[FrameFault]:
     above = limits.brightest is not None and values.brightness > limits.brightest
     below = {

@@ -75,8 +75,11 @@ class Detector(ClosesOnExit):
             those of the bundle.
         good_scores: The scores of the good images of the calibration, for p-values, or None. They
             are of the bundle's level map and region of interest: None for others.
-        level: The bundle's level map, by which anomaly maps are divided, or None.
-        roi: The bundle's region of interest, outside of which nothing counts, or None.
+        level: The bundle's level map, by which anomaly maps are divided, or None. Thresholds are of
+            the level map and the region of interest of their calibration: assigning others removes
+            those of the bundle, so that verdicts are undecided until others are assigned.
+        roi: The bundle's region of interest, outside of which nothing counts, or None. Assigning
+            another one removes the thresholds, as for ``level``.
         roi_frame: What regions of interest for single calls must fit; None where none are accepted
             (run folders).
         field_of_view: Share of each side of the image, or of its window ``input.crop``, centred,

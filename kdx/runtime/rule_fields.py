@@ -13,15 +13,23 @@ if TYPE_CHECKING:
     from kdx.runtime.detector import Detector
 
 T = TypeVar("T")
-# The fields that say something of others, and of which.
-_OF = {"good_scores": ("level", "roi"), "threshold_by_hand": ("threshold", "review_threshold")}
+# The fields that say something of others, and of which. A field stands after those that it is of.
+_PLACES = ("level", "roi")
+_OF = {
+    "good_scores": _PLACES,
+    "threshold": _PLACES,
+    "review_threshold": _PLACES,
+    "pixel_threshold": _PLACES,
+    "threshold_by_hand": (*_PLACES, "threshold", "review_threshold"),
+}
 
 
 class FieldOfRule(Generic[T]):
     """A detector's attribute that is a field of its rule.
 
-    Assigning another value gives the detector another rule. Fields that say something of the former
-    value are None from then on, until all that they were of is assigned again as it was loaded.
+    Assigning another value gives the detector another rule. Fields that were loaded and say
+    something of the former value are None from then on, until they are assigned, or all that they
+    were of is assigned again as it was loaded. What a caller assigned to them stays.
     """
 
     def __set_name__(self, owner: type[Detector], name: str) -> None:
@@ -42,6 +50,9 @@ class FieldOfRule(Generic[T]):
             rule, loaded = detector.rule, detector._rule_as_loaded
             changed: dict[str, Any] = {self._name: value}
             for name, of in _OF.items():
+                current = getattr(rule, name)
+                if current is not None and not _is_same(current, getattr(loaded, name)):
+                    continue
                 if self._name in of and not _is_same(value, getattr(rule, self._name)):
                     now = {each: changed.get(each, getattr(rule, each)) for each in of}
                     is_back = all(_is_same(each, getattr(loaded, field)) for field, each in now.items())

@@ -60,8 +60,9 @@ def _frames(result: Calibration) -> Iterator[Line]:
     if result.frame_faults:
         path, seen = next(iter(result.frame_faults.items()))
         yield Line(
-            f"the golden images have none like them. '{path}' is {' and '.join(seen)}",
-            f"{len(result.frame_faults)} of these good images will be undecided, never good",
+            f"no golden image is like them, so nothing was learned from them, and the line calls none of them good. "
+            f"'{path}' is {' and '.join(seen)}",
+            number_of(len(result.frame_faults), "good [image shows|images show] no part"),
         )
     limits = result.frame_limits
     if not limits.channels:

@@ -12,8 +12,11 @@ from PIL import Image
 import kdx
 from kdx.bundle.open import open_bundle
 from kdx.calibration.frame_limits import FEWEST_IMAGES, learn_limits, outliers_of
+from kdx.calibration.level_fit import fit_level
 from kdx.decision.verdict import Decision, decide
 from kdx.imaging.frame_faults import ChannelLimits, FrameFault, FrameLimits, faults_of, limits_of, values_of
+from kdx.imaging.image_identity import Likeness, identify
+from kdx.storage.files import sha256_file
 
 ANY = FrameLimits()
 
@@ -134,7 +137,37 @@ def test_calibration_says_which_good_images_will_not_pass(cli, tiny_bundle, make
     found = cli("calibrate", bundle, data, *options, "--json").json["frame_faults"]
     assert list(found) == [str(bright)]
     assert set(found[str(bright)]) <= {"saturated", "white"}
-    assert "1 of these good images will be undecided" in cli("calibrate", bundle, data, *options).stdout
+    assert "1 good image shows no part: no golden image is like" in cli("calibrate", bundle, data, *options).stdout
+
+
+def test_frames_without_a_part_choose_no_threshold(cli, tiny_bundle, make_dataset, tmp_path):
+    data = make_dataset(tmp_path / "data", train=0, good=30, scratch=3)
+
+    def calibrated(*options):
+        bundle = shutil.copytree(tiny_bundle, tmp_path / "tile.kdx", dirs_exist_ok=True)
+        cli("calibrate", bundle, data / "test/good", "--backend", "onnxruntime-cpu", *options)
+        return msgspec.structs.replace(open_bundle(bundle).manifest.threshold, created="")
+
+    rate, defects = ("--false-reject-rate", 0.05), ("--with-defects", data / "test/scratch")
+    before = calibrated(*rate), calibrated(*defects)
+    for name, level in (("good/off", 0), ("good/bright", 255), ("scratch/off", 1), ("scratch/bright", 254)):
+        Image.fromarray(np.full((64, 64), level, np.uint8)).save(data / "test" / f"{name}.png")
+    assert (calibrated(*rate), calibrated(*defects)) == before
+
+
+def test_frames_without_a_part_fit_no_level_map(tiny_bundle, make_dataset, tmp_path):
+    data = make_dataset(tmp_path / "data", train=0, good=20, scratch=0)
+    for level in range(8):  # of so many, some are in the half that is fitted on
+        Image.fromarray(np.full((64, 64), level, np.uint8)).save(data / f"test/good/off-{level}.png")
+    paths, known = sorted((data / "test/good").iterdir()), open_bundle(tiny_bundle).training_images()
+    held_out = [path for path in paths if known.likeness(identify(path)) is not Likeness.SAME]
+    hashes = {sha256_file(path): path.name for path in held_out}
+    half = [hashes[each] for each in sorted(hashes)[: len(hashes) // 2]]
+    parts = [name for name in half if not name.startswith("off")]
+    assert 5 <= len(parts) < len(half)
+    with kdx.load(tiny_bundle, backend="onnxruntime-cpu") as detector:
+        fitted = fit_level(open_bundle(tiny_bundle), detector, paths, None)
+    assert sorted(hashes[each] for each in fitted.images) == sorted(parts)
 
 
 # Limits that calibration learns

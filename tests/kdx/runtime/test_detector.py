@@ -84,7 +84,9 @@ def test_a_threshold_that_no_score_exceeds_is_refused(name, value):
 
 def test_what_said_something_about_the_value_before_is_gone_with_it():
     good = GoodScores((1.0, 2.0, 3.0), 3, (1, 2, 3))
-    rule = DecisionRule(threshold=10.0, review_threshold=5.0, threshold_by_hand="to see", good_scores=good)
+    rule = DecisionRule(
+        threshold=10.0, review_threshold=5.0, pixel_threshold=9.0, threshold_by_hand="to see", good_scores=good
+    )
     level = Level(np.full((4, 4), 2.0, np.float32), "max")
     frame = RoiFrame((4, 4), (4, 4), SPEC.view(1.0), "max")
     roi = Roi(np.eye(4, dtype=bool), frame)
@@ -94,13 +96,20 @@ def test_what_said_something_about_the_value_before_is_gone_with_it():
         assert (detector.threshold_by_hand, detector(FRAME).held_out_images) == ("to see", 3)
         setattr(detector, name, value)
         is_threshold = "threshold" in name
-        assert detector.threshold_by_hand == (None if is_threshold else "to see")
+        assert detector.threshold_by_hand is None
+        if not is_threshold:  # of another region or level map than the threshold
+            thresholds = detector.threshold, detector.review_threshold, detector.pixel_threshold
+            assert (thresholds, detector(FRAME).decision) == ((None, None, None), Decision.UNDECIDED)
         verdict = detector(FRAME)
         assert (verdict.held_out_images, verdict.p_value) == ((3, 0.25) if is_threshold else (0, None))
         setattr(detector, name, getattr(rule, name))  # what it was of is back
         assert (detector.threshold_by_hand, detector.good_scores) == ("to see", good)
+        assert (detector.threshold, detector.review_threshold, detector.pixel_threshold) == (10.0, 5.0, 9.0)
     detector.roi, detector.level, detector.roi = roi, level, None
-    assert detector.good_scores is None
+    assert (detector.good_scores, detector.threshold) == (None, None)
+    detector.threshold = 11.0  # the caller's own, for this level map
+    detector.roi = roi
+    assert detector(FRAME).decision is Decision.GOOD
     detector = Detector(Brightest(), SPEC, dataclasses.replace(rule, roi=roi), max_batch=4)
     detector.roi, detector.threshold = Roi(roi.included.copy(), frame), 10
     assert (detector.good_scores, detector.threshold_by_hand) == (good, "to see")
