@@ -296,8 +296,8 @@ def _exchange(one: Path, other: Path) -> bool:
 
 
 def _sync_file(path: Path) -> None:
-    # Windows flushes only files that are open for writing.
-    with path.open("r+b") as file:
+    # Windows flushes only files that are open for writing; elsewhere a read-only file must do.
+    with path.open("r+b" if os.name == "nt" else "rb") as file:
         os.fsync(file.fileno())
 
 
