@@ -20,6 +20,7 @@ from pathlib import Path
 
 from kdx.errors import OutputError
 from kdx.storage.locks import lock, locked, open_to_lock
+from kdx.storage.umask import umask
 
 _PARTIAL = ".part"  # being written, or replaced and being removed
 _OLD = ".old"  # holds the replaced folder where the system cannot exchange two folders in one step
@@ -121,7 +122,7 @@ def new_folder(target: Path, *, force: bool = False) -> Iterator[Path]:
             if path.is_symlink():
                 continue
             sync_folder(path) if path.is_dir() else _sync_file(path)
-        temporary.chmod(0o777 & ~_umask())
+        temporary.chmod(0o777 & ~umask())
         with locked(target.parent):
             refuse_existing(target, force=force)  # another process may have created it meanwhile
             replaced = _swap(temporary, target)
@@ -204,7 +205,7 @@ def sync_folder(folder: Path) -> None:
 def _publish(temporary: Path, path: Path, *, private: bool) -> None:
     # mkstemp creates private files; outputs get the permissions of the user's other files.
     if not private:
-        temporary.chmod(0o666 & ~_umask())
+        temporary.chmod(0o666 & ~umask())
     temporary.replace(path)
 
 
@@ -299,9 +300,3 @@ def _sync_file(path: Path) -> None:
     # Windows flushes only files that are open for writing; elsewhere a read-only file must do.
     with path.open("r+b" if os.name == "nt" else "rb") as file:
         os.fsync(file.fileno())
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
