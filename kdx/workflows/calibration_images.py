@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from kdx.bundle.bundle import Bundle
     from kdx.folders.data_folder import TestImage
 
+# The kind of remark on defective images that chose the threshold.
+CHOSEN_ON_DEFECTS = "calibrated_on_defects"
 _UNKNOWN = (
     "good [image was|images were] compared with those of the calibration only as a whole, because the bundle keeps "
     "no hashes of single ones: if some of them chose the threshold, false rejects are too low (calibrate again to keep "
@@ -74,7 +76,7 @@ def without_chosen_rates(bundle: Bundle, images: Sequence[TestImage], result: Ev
     if result.detection_rate is not None:
         defective = identified(image.path for image in images if image.is_defective)
         text = f"of {len(defective):,} defective images chose the threshold, so too many are detected at it"
-        remarks += remark("calibrated_on_defects", text, chosen_on(bundle, defective) or ())
+        remarks += remark(CHOSEN_ON_DEFECTS, text, chosen_on(bundle, defective) or ())
     return replace(result, remarks=(*result.remarks, *remarks))
 
 

@@ -30,6 +30,7 @@ from kdx.runtime.detector import Detector
 from kdx.storage.json_records import now
 from kdx.text import number_of
 from kdx.workflows.report.curves import HEIGHT, LEFT, TOP, WIDTH, axis_of, curves_of, histogram
+from kdx.workflows.report.intervals import intervals_of
 from kdx.workflows.report.pictures import Picture
 from kdx.workflows.report.report_images import ReportImages
 
@@ -238,6 +239,7 @@ def _facts(content: Content) -> dict[str, Any]:
         "calibrated": None
         if threshold is None
         else {"reject": threshold.score, "review": review.score if review else None, "images": threshold.images},
+        "intervals": intervals_of(scored, content.result, threshold),
         "start": _start(content),
         "settable": settable_thresholds(threshold) if threshold is not None else [],
         "command": _command(content),

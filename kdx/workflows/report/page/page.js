@@ -32,12 +32,14 @@ function count() {
   return { counts, good: counts[GOOD], defective };
 }
 
-// The share that further parts will show, as far as so few images tell: Wilson's interval, 95 %.
-function interval(part, whole) {
-  const z = 1.96, share = part / whole, scale = 1 + z * z / whole;
-  const centre = (share + z * z / (2 * whole)) / scale;
-  const half = z * Math.sqrt(share * (1 - share) / whole + z * z / (4 * whole * whole)) / scale;
-  return `${(100 * Math.max(0, centre - half)).toFixed(1)} to ${(100 * Math.min(1, centre + half)).toFixed(1)} %`;
+// What a share says of further parts: an interval only at the bundle's own thresholds, where these images did not choose them.
+function certainty(intervals, name) {
+  const own = data.calibrated;
+  if (!own) return "at a threshold chosen here, so it says nothing of further parts";
+  if (state.reject !== own.reject || state.review !== own.review) return "at a threshold moved here, so it says nothing of further parts";
+  if (!intervals) return "of images that chose the threshold, so it says nothing of further parts";
+  const [least, most] = intervals[name];
+  return `95 % interval ${(100 * least).toFixed(1)} to ${(100 * most).toFixed(1)} %`;
 }
 
 function element(tag, className, content) {
@@ -47,20 +49,20 @@ function element(tag, className, content) {
   return made;
 }
 
-function tile(kind, label, part, whole) {
+function tile(kind, label, part, whole, name) {
   const made = element("div", `tile ${kind}`);
   made.append(element("b", "", whole ? `${part} of ${whole}` : "–"), element("span", "", label));
-  made.append(element("span", "", whole ? `${percent(part, whole)}; 95 % interval ${interval(part, whole)}` : "no images"));
+  made.append(element("span", "", whole ? `${percent(part, whole)}; ${certainty(data.intervals[kind], name)}` : "no images"));
   return made;
 }
 
 function showCounts() {
   const { counts, good, defective } = count();
   $("tiles").replaceChildren(
-    tile("good", "false rejects: good, rejected", good.rejected, good.all),
-    tile("good", "good, to review or undecided", good.review + good.undecided, good.all),
-    tile("defective", "misses: defective, accepted", defective.accepted, defective.all),
-    tile("defective", "defective, to review or undecided", defective.review + defective.undecided, defective.all),
+    tile("good", "false rejects: good, rejected", good.rejected, good.all, "rejected"),
+    tile("good", "good, to review or undecided", good.review + good.undecided, good.all, "others"),
+    tile("defective", "misses: defective, accepted", defective.accepted, defective.all, "accepted"),
+    tile("defective", "defective, to review or undecided", defective.review + defective.undecided, defective.all, "others"),
   );
   for (const row of document.querySelectorAll("#types tbody tr")) {
     const found = row.dataset.type === "defective" ? defective : counts[Number(row.dataset.type)];

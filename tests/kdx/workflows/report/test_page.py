@@ -82,7 +82,10 @@ def test_it_opens_with_the_bundles_threshold(opened, tiny_bundle):
 
 
 def test_the_slider_counts_again(opened):
+    assert text(opened, "#tiles").count("95 % interval") == 4
     move(opened, "reject", 0)
+    assert "interval" not in text(opened, "#tiles")  # the reader chose it on these images
+    assert text(opened, "#tiles").count("at a threshold moved here") == 4
     assert counts(opened) == (4, 0)
     move(opened, "reject", 1000)
     assert counts(opened) == (0, 4)

@@ -3,6 +3,7 @@ test_report_page.py."""
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import re
@@ -10,16 +11,21 @@ import shutil
 from html import unescape
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 from PIL import Image
 
 from kd_train.evaluation.evaluate import Evaluation, Scored
 from kdx.bundle.open import open_bundle
+from kdx.bundle.stored_threshold import ReviewBand
 from kdx.errors import DataError
 from kdx.folders.data_folder import TestImage, open_folder
 from kdx.imaging.image_identity import Likeness, identify
+from kdx.remarks import Remark
+from kdx.workflows.calibration_images import CHOSEN_ON_DEFECTS
 from kdx.workflows.report.curves import HEIGHT, LEFT, TOP, WIDTH, axis_of, curves_of, histogram
+from kdx.workflows.report.intervals import intervals_of
 from kdx.workflows.report.pictures import take_pictures, worst_first
 from kdx.workflows.report.report_images import choose_images, sample
 
@@ -201,9 +207,35 @@ def test_a_report_counts_the_images_that_chose_the_threshold(report, bundle_copy
     (said,) = [each for each in result["evaluation"]["remarks"] if each["kind"] == "calibrated_on"]
     assert said["text"] == "of 6 good images chose the threshold, so false rejects are too low"
     assert (said["count"], data["holdsCalibration"], data["calibratedOn"]) == (5, False, 5)
+    assert data["intervals"]["good"]["rejected"] == result["evaluation"]["false_reject_interval"]
     (plain / "012.png").unlink()
-    result, _ = report(bundle_copy, plain, "--force")
+    result, data = report(bundle_copy, plain, "--force")
     assert result["evaluation"]["false_reject_rate"] is None
+    assert data["intervals"] == {"good": None, "defective": None}
+
+
+def test_intervals_are_of_what_the_bundle_decides(tiny_bundle):
+    from scipy.stats import beta
+
+    scored = scored_of({"good": [0.1, 0.2, 0.6, 0.9], "scratch": [0.3, 0.6, 0.9, 0.95, 0.99]})
+    faults = np.zeros(9, bool)
+    faults[[0, 4]] = True  # a good and a defective frame that show no part
+    scored = dataclasses.replace(scored, has_faults=faults)
+    result = dataclasses.replace(result_of(scored), false_reject_rate=0.25)
+    band = ReviewBand(score=0.5, false_reject_rate=0.5, interval=(None, None))
+    threshold = msgspec.structs.replace(open_bundle(tiny_bundle).manifest.threshold, score=0.8, review=band)
+    found = intervals_of(scored, result, threshold)
+
+    def exact(events: int, trials: int) -> tuple[float, float]:  # Clopper and Pearson (1934)
+        low = beta.ppf(0.025, events, trials - events + 1) if events else 0.0
+        return pytest.approx((low, beta.ppf(0.975, events + 1, trials - events) if events < trials else 1.0))
+
+    assert found["good"] == {"rejected": exact(1, 4), "others": exact(2, 4), "accepted": exact(1, 4)}
+    assert found["defective"] == {"rejected": exact(3, 5), "others": exact(2, 5), "accepted": exact(0, 5)}
+    assert intervals_of(scored, result, None) == {"good": None, "defective": None}
+    remarks = (Remark(kind=CHOSEN_ON_DEFECTS, text="", count=1, first=()),)
+    chosen = intervals_of(scored, dataclasses.replace(result, remarks=remarks), threshold)
+    assert (chosen["good"]["rejected"], chosen["defective"]) == (exact(1, 4), None)
 
 
 def test_latencies_are_measured_unless_skipped(cli, tiny_bundle, dataset, tmp_path, monkeypatch):
