@@ -23,7 +23,7 @@ from kdx.calibration.threshold import calibrate as calibrate_bundle
 from kdx.calibration.validity import runtimes_for
 from kdx.decision.level_map import store_calibration
 from kdx.decision.post_processing import PostProcessing
-from kdx.errors import BackendError, OptionError
+from kdx.errors import BackendError, DataError, GateError, OptionError
 from kdx.folders.chosen_by_score import chosen_remarks
 from kdx.folders.data_folder import FolderOptions, require_good
 from kdx.loading.bundle_detector import detector_of
@@ -149,13 +149,12 @@ def calibrate_each(
         found = Calibrations(calibrated(detector, "fp32"))
     for precision, info in _backends_with_own_threshold(bundle):
         try:
-            opened = detector_of(bare, info.name, request.threads, precision)
-        except BackendError as error:
-            found.refused.setdefault(precision, {})[info.runtime] = f"{error.message}: {error.received}"
-            continue
-        with opened as detector:
-            own = calibrated(detector, precision, found.exact.scores)
-            fault = _fault(bundle, detector, precision, found.exact, own)
+            with detector_of(bare, info.name, request.threads, precision) as detector:
+                own = calibrated(detector, precision, found.exact.scores)
+                fault = _fault(bundle, detector, precision, found.exact, own)
+        except (BackendError, DataError, GateError, OptionError) as error:
+            # FP32 took the same images and options: it concerns this precision alone.
+            fault = f"{error.message}: {error.received}" if error.received else error.message
         if fault:
             found.refused.setdefault(precision, {})[info.runtime] = fault
         else:

@@ -22,11 +22,13 @@ from kdx.bundle.store import write_manifest
 from kdx.calibration.by_hand import GivenThreshold
 from kdx.calibration.validity import CalibrationValidity, CalibrationWarning, runtimes_for
 from kdx.decision.verdict import Decision
+from kdx.errors import DataError
 from kdx.loading.selftest import run_selftest
 from kdx.loading.served_answers import parameters_of, verdict_of_answer
 from kdx.monitoring.verdict_log import read_log
 from kdx.runtime.backend_table import BACKENDS, find_backend, runtime_of
 from kdx.verification.certificate import verify
+from kdx.workflows import calibrate
 from kdx.workflows.calibrate import CalibrationRequest, _is_of_same_images, calibrate_folder
 from kdx.workflows.fit.cpu_timing import cpu_backend_precision_pairs
 from tests.engines import ONNX, add_engine, emulate_tensorrt, make_record
@@ -69,6 +71,24 @@ def test_a_number_by_hand_is_on_each_runtimes_own_scale(copy, cells):
     for given, is_kept in ((same, True), (other, False)):
         exact = msgspec.structs.replace(found.exact.threshold, by_hand=given.record(None))
         assert _is_of_same_images(kept, exact) is is_kept
+
+
+def test_what_one_precision_cannot_do_costs_fp32_nothing(copy, cells, monkeypatch):
+    """For example scores that are not finite, or an empty review band, in INT8 alone."""
+    real = calibrate.calibrate_bundle
+
+    def calibrate_bundle(*given, precision, **options):
+        if precision == "int8":
+            raise DataError("2 good images have scores that are not finite", received="nan")
+        return real(*given, precision=precision, **options)
+
+    monkeypatch.setattr(calibrate, "calibrate_bundle", calibrate_bundle)
+    found = calibrate_folder(copy, cells, CalibrationRequest(0.3))
+    said = "2 good images have scores that are not finite: nan"
+    assert found.refused == {"int8": {"onnxruntime": said, "openvino": said}}
+    manifest = open_bundle(copy).manifest
+    assert manifest.threshold.false_reject_rate == 0.3
+    assert not manifest.runtime_thresholds
 
 
 @pytest.fixture
