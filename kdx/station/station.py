@@ -82,6 +82,7 @@ class Station:
         self._unfinished = 0
         self._is_stopping = False
         self._has_failed = False
+        self._has_looked = False
         self.backlog = Backlog(options.backlog, say)
         self.arrivals: Source = source or Arrivals(
             options.folder, options.settle, options.scan_every, self._known.is_judged, self._known.forget_vanished
@@ -143,8 +144,8 @@ class Station:
             self._finish()
         self._take_up_bundles()
         self._keep_less()
-        is_over = self._options.once and self._is_done()
-        arrived = self.arrivals.next(0.0 if is_over else _PATIENCE_SECONDS)
+        arrived = self.arrivals.next(self._patience())
+        self._has_looked = True
         self.backlog.update(self.arrivals.waiting)
         self._troubles.change("folder", self.arrivals.lost, "the folder can be listed again")
         if self.arrivals.left_out is not None:
@@ -298,6 +299,13 @@ class Station:
             return Status.FAULT
         is_old = any(loaded.is_refused for _, loaded in self._bundles)
         return Status.OLD_BUNDLE if is_old else Status.RUNNING
+
+    def _patience(self) -> float:
+        """Return for how many seconds to wait for a file."""
+        # Where only what is there is judged, a first look tells whether that is anything; and
+        # whoever waits for a folder to be back has waited already.
+        is_look_enough = not self._has_looked or self.arrivals.lost is not None or self._is_done()
+        return 0.0 if self._options.once and is_look_enough else _PATIENCE_SECONDS
 
     def _is_done(self) -> bool:
         return self.arrivals.is_idle and not self._parts.is_waiting

@@ -83,6 +83,21 @@ def test_the_same_call_judges_only_what_is_new(tmp_path):
     assert [line["image"] for line in lines_of(tmp_path / "out")] == ["a.png", "b.png", "c.png", "a.png"]
 
 
+def test_a_call_for_what_is_there_waits_for_nothing_else(tmp_path, monkeypatch):
+    waits: list[float] = []
+    look = arrivals.Arrivals.next
+
+    def noted(self: arrivals.Arrivals, patience: float) -> Any:
+        waits.append(patience)
+        return look(self, patience)
+
+    monkeypatch.setattr(arrivals.Arrivals, "next", noted)
+    drop(tmp_path, a="good")
+    assert len(list(run(options_for(tmp_path)))) == 1
+    assert list(run(options_for(tmp_path))) == []
+    assert set(waits) == {0.0}
+
+
 def test_names_that_a_camera_uses_again_replace_nothing(tmp_path):
     for _ in range(2):
         drop(tmp_path, a="good")
