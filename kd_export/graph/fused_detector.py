@@ -108,7 +108,7 @@ class FusedDetector(nn.Module):
     def without_border_weights(self) -> FusedDetector:
         """Return a copy for tiles, whose borders lie inside of the frame."""
         copied = copy.deepcopy(self)
-        copied.border_weights, copied.tail.border = (), nn.ModuleList()
+        copied.border_weights, copied.tail.border = (), nn.ModuleList().eval()
         return copied
 
     def quantized(self, plan: Int8Plan) -> FusedDetector:

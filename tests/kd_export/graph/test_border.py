@@ -162,6 +162,8 @@ def test_a_detector_of_tiles_has_no_weights() -> None:
     )
     with torch.inference_mode():
         expected, before = plain(images)[0], weighted(images)[0]
-        torch.testing.assert_close(weighted.without_border_weights()(images)[0], expected, rtol=0, atol=0)
+        copied = weighted.without_border_weights()
+        torch.testing.assert_close(copied(images)[0], expected, rtol=0, atol=0)
         torch.testing.assert_close(weighted(images)[0], before, rtol=0, atol=0)  # it was not changed
     assert not torch.equal(before, expected)
+    assert not any(module.training for module in copied.modules())
