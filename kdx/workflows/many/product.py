@@ -27,7 +27,7 @@ from kdx.progress import SILENT
 from kdx.remarks import Remark
 from kdx.storage.cache import nothing_cached
 from kdx.storage.files import hash_of_hashes, new_folder, sha256_bytes, sha256_if_readable, write_atomic
-from kdx.storage.json_records import encode_record, read_record
+from kdx.storage.json_records import RUN_INDEX, encode_record, read_record
 from kdx.workflows.many.product_records import ProductOrder, ProductResult, TeacherOrder, TeacherResult
 
 if TYPE_CHECKING:
@@ -40,22 +40,22 @@ if TYPE_CHECKING:
 def make(order: ProductOrder) -> ProductResult:
     """Make a product's bundle unless nothing changed; a failure is part of the result."""
     started = time.perf_counter()
-    fingerprint = ""
     try:
         folder = _open(order)
         fingerprint = product_fingerprint(order, folder)
         kept = kept_result(order)
-        if kept is not None and kept.fingerprint == fingerprint and _is_finished(order, kept):
-            return msgspec.structs.replace(kept, state="unchanged")
         same = kept is not None and kept.fingerprint == fingerprint
-        keep(order, _result(order, "begun", fingerprint))
+        if kept is not None and same and _is_finished(order, kept):
+            return msgspec.structs.replace(kept, state="unchanged")
+        stale = stale_run(order, kept, fingerprint)
+        keep(order, msgspec.structs.replace(_result(order, "begun", fingerprint), replaces=stale))
         narrow = NarrowRanges()
         with counted(narrow):
-            result = _make(order, folder, fingerprint, resume=same)
+            result = _make(order, folder, fingerprint, resume=same and not stale)
         result = msgspec.structs.replace(result, remarks=[*result.remarks, *narrow.remarks()])
     # One product's failure, whatever it is, does not stop the others.
     except Exception as error:
-        result = failed(order, remote_error(error).record, fingerprint)
+        result = failed(order, remote_error(error).record)
     result = msgspec.structs.replace(result, seconds=round(time.perf_counter() - started, 1))
     keep(order, result)
     return result
@@ -103,15 +103,34 @@ def keep(order: ProductOrder | TeacherOrder, result: ProductResult | TeacherResu
     write_atomic(order.result, encode_record(result))
 
 
-def failed(order: ProductOrder, error: dict[str, str], fingerprint: str = "") -> ProductResult:
-    """Return the result of a product that failed.
+def stale_run(
+    order: ProductOrder | TeacherOrder, kept: ProductResult | TeacherResult | None, fingerprint: str
+) -> str:
+    """Return the hash of a run that is in the way of another one; empty if there is none.
 
-    Without a fingerprint, it has that of the result which is kept: what was begun is continued.
+    A call that begins with other options or images records the hash of the run that it found, and
+    that run stays until the new one exists. If the call dies before, the next one has the same
+    fingerprint, and the hash says that the run is still the old one, which must not be continued.
+
+    Args:
+        order: The product or the teacher.
+        kept: The result of the call before; None without one.
+        fingerprint: The hash of everything that decides the product or the teacher now.
     """
-    kept = kept_result(order)
-    return msgspec.structs.replace(
-        _result(order, "failed", fingerprint or (kept.fingerprint if kept is not None else "")), error=error
-    )
+    found = sha256_if_readable(order.run / RUN_INDEX) or ""
+    if kept is not None and kept.fingerprint == fingerprint and kept.replaces != found:
+        return ""
+    return found
+
+
+def failed(order: ProductOrder, error: dict[str, str]) -> ProductResult:
+    """Return the result of a product that failed: what was begun is continued by the next call."""
+    return msgspec.structs.replace(_result(order, "failed", ""), error=error, **begun_before(kept_result(order)))
+
+
+def begun_before(kept: ProductResult | TeacherResult | None) -> dict[str, str]:
+    """Return the fields of a kept result that say which run is continued; none without a result."""
+    return {} if kept is None else {"fingerprint": kept.fingerprint, "replaces": kept.replaces}
 
 
 def _open(order: ProductOrder) -> ImageFolder:

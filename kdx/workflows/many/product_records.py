@@ -58,6 +58,8 @@ class ProductResult(msgspec.Struct, frozen=True, kw_only=True):
         state: ``trained`` now; ``unchanged`` since it was; ``begun`` and not finished; or
             ``failed``.
         fingerprint: Hash of its options in the catalogue and of its images.
+        replaces: Hash of ``run.json`` of the earlier run that this product's own run replaces,
+            until the product is finished; empty for none.
         backbone: The teacher's networks.
         epochs: Epochs trained.
         train_images: Images trained on.
@@ -79,6 +81,7 @@ class ProductResult(msgspec.Struct, frozen=True, kw_only=True):
     method: str
     state: Literal["trained", "unchanged", "begun", "failed"]
     fingerprint: str = ""
+    replaces: str = ""
     backbone: str = ""
     epochs: int | None = None
     train_images: int | None = None
@@ -132,6 +135,7 @@ class TeacherResult(msgspec.Struct, frozen=True, kw_only=True):
         state: As in :class:`ProductResult`; an ``unchanged`` teacher may serve products from whose
             images it did not learn.
         fingerprint: Hash of its settings and of its images.
+        replaces: As in :class:`ProductResult`.
         settings: What decided the teacher beside images, by the catalogue's keys.
         weights: A text that says which networks it learnt from, and where their weights came from.
         products: The number of images from which it learnt, for each product.
@@ -145,6 +149,7 @@ class TeacherResult(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     state: Literal["trained", "unchanged", "begun", "failed"]
     fingerprint: str = ""
+    replaces: str = ""
     settings: dict[str, Any] = {}
     weights: str = ""
     products: dict[str, int] = {}

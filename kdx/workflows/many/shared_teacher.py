@@ -25,7 +25,7 @@ from kdx.remarks import remark
 from kdx.storage.cache import nothing_cached
 from kdx.storage.files import hash_of_hashes, sha256_bytes, sha256_if_readable
 from kdx.storage.json_records import read_record
-from kdx.workflows.many.product import failed, keep
+from kdx.workflows.many.product import begun_before, failed, keep, stale_run
 from kdx.workflows.many.product_records import ProductOrder, ProductResult, TeacherOrder, TeacherResult
 
 if TYPE_CHECKING:
@@ -177,16 +177,17 @@ def made_teacher(order: TeacherOrder) -> TeacherResult | None:
 def make_teacher(order: TeacherOrder) -> TeacherResult:
     """Make a shared teacher unless it exists; a failure is part of the result."""
     started = time.perf_counter()
-    fingerprint = ""
     try:
         if (made := made_teacher(order)) is not None:
             return msgspec.structs.replace(made, state="unchanged")
         kept = _kept(order)
         fingerprint = _fingerprint(order)
-        keep(order, _result(order, "begun", fingerprint))
+        stale = stale_run(order, kept, fingerprint)
+        keep(order, msgspec.structs.replace(_result(order, "begun", fingerprint), replaces=stale))
+        resume = kept is not None and kept.fingerprint == fingerprint and not stale
         narrow = NarrowRanges()
         with counted(narrow):
-            trained = _distil(order, resume=kept is not None and kept.fingerprint == fingerprint)
+            trained = _distil(order, resume=resume)
         config = trained.run.config
         result = msgspec.structs.replace(
             _result(order, "trained", fingerprint),
@@ -199,18 +200,15 @@ def make_teacher(order: TeacherOrder) -> TeacherResult:
             remarks=[*trained.remarks, *skipped_remark(trained.bad_images.values()), *narrow.remarks()],
         )
     except Exception as error:  # a failure of one teacher does not stop products without it
-        result = failed_teacher(order, remote_error(error).record, fingerprint)
+        result = failed_teacher(order, remote_error(error).record)
     result = msgspec.structs.replace(result, seconds=round(time.perf_counter() - started, 1))
     keep(order, result)
     return result
 
 
-def failed_teacher(order: TeacherOrder, error: dict[str, str], fingerprint: str = "") -> TeacherResult:
+def failed_teacher(order: TeacherOrder, error: dict[str, str]) -> TeacherResult:
     """Return the result of a teacher that could not be made; see :func:`.failed`."""
-    kept = _kept(order)
-    return msgspec.structs.replace(
-        _result(order, "failed", fingerprint or (kept.fingerprint if kept is not None else "")), error=error
-    )
+    return msgspec.structs.replace(_result(order, "failed", ""), error=error, **begun_before(_kept(order)))
 
 
 def with_shared_teacher(order: ProductOrder) -> ProductOrder:

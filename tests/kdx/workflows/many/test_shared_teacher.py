@@ -249,6 +249,24 @@ def test_a_teacher_whose_process_died_is_continued(dataset, cells, tmp_path, mon
     assert asked == [False, True]
 
 
+def test_an_old_teacher_is_not_continued_by_the_call_after_one_that_died(
+    dataset, cells, run_copy, tmp_path, monkeypatch
+):
+    asked: list[bool] = []
+
+    def stop(order: Any, *, resume: bool) -> None:
+        asked.append(resume)
+        raise RuntimeError
+
+    monkeypatch.setattr(shared_teacher, "_distil", stop)
+    for second in (cells, dataset, dataset):
+        (teacher,) = teacher_orders(orders(tmp_path, {"a": (dataset, ""), "b": (second, "")}))
+        make_teacher(teacher)
+        if run_copy.exists():
+            run_copy.rename(teacher.run)  # of the first images
+    assert asked == [False, False, False]
+
+
 def test_orders_of_teachers_and_products_travel_to_a_cluster_as_json(dataset, tmp_path, monkeypatch):
     two = orders(tmp_path, {"a": (dataset, "extra_images = []"), "b": (dataset, "")})
     received: list[object] = []

@@ -3,6 +3,7 @@ is done stands."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -14,9 +15,11 @@ import pytest
 from msgspec.structs import replace
 
 import kdx
+from kd_train.training.run_folder import Run
 from kdx.bundle.open import open_bundle
 from kdx.errors import DataError, OptionError
 from kdx.folders.data_folder import open_folder
+from kdx.storage.json_records import encode_record
 from kdx.workflows.many import product
 from kdx.workflows.many.catalog import read_catalog
 from kdx.workflows.many.orders import orders_of
@@ -245,6 +248,37 @@ def test_a_product_that_failed_before_its_images_were_read_is_continued(dataset_
     monkeypatch.setattr(product, "_make", stop)
     assert product.make(order).fingerprint == begun.fingerprint
     assert asked == [True]
+
+
+@pytest.mark.parametrize("how", ["dies", "fails"])
+def test_an_old_run_is_not_continued_by_the_call_after_one_that_died(dataset, run_copy, tmp_path, monkeypatch, how):
+    """What the old run learnt would be published under the fingerprint of the new options."""
+    order, changed = order_of(tmp_path, dataset), order_of(tmp_path, dataset, "seed = 5")
+    order.run.parent.mkdir(parents=True)
+    run_copy.rename(order.run)
+    first = product._result(order, "trained", product.product_fingerprint(order, product._open(order)))
+    product.keep(order, first)
+    asked: list[bool] = []
+
+    class Killed(BaseException):
+        """What ends the process: no failure is recorded."""
+
+    def stop(*_: object, resume: bool) -> None:
+        asked.append(resume)
+        raise Killed if how == "dies" else RuntimeError
+
+    monkeypatch.setattr(product, "_make", stop)
+    for _ in range(3):  # the second and third have the fingerprint of the first
+        with pytest.raises(Killed) if how == "dies" else contextlib.nullcontext():
+            product.make(changed)
+    assert asked == [False, False, False]
+    # The new run exists now: a call that dies later continues it.
+    config = Run(order.run).config
+    (order.run / "run.json").write_bytes(encode_record(replace(config, seed=5)))
+    for _ in range(2):
+        with pytest.raises(Killed) if how == "dies" else contextlib.nullcontext():
+            product.make(changed)
+    assert asked[3:] == [True, True]
 
 
 @pytest.mark.slow
