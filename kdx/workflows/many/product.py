@@ -103,9 +103,7 @@ def keep(order: ProductOrder | TeacherOrder, result: ProductResult | TeacherResu
     write_atomic(order.result, encode_record(result))
 
 
-def stale_run(
-    order: ProductOrder | TeacherOrder, kept: ProductResult | TeacherResult | None, fingerprint: str
-) -> str:
+def stale_run(order: ProductOrder | TeacherOrder, kept: ProductResult | TeacherResult | None, fingerprint: str) -> str:
     """Return the hash of a run that is in the way of another one; empty if there is none.
 
     A call that begins with other options or images records the hash of the run that it found, and
@@ -220,20 +218,23 @@ def _make(order: ProductOrder, folder: ImageFolder, fingerprint: str, *, resume:
 
 
 def _train(order: ProductOrder, *, resume: bool) -> list[Remark]:
-    """Train, or continue a run of the same fingerprint; another run is replaced."""
-    from kd_train.training.from_options import recipe_of
-    from kd_train.training.run_folder import Run
+    """Train, or continue a run of the same fingerprint; another run is replaced.
+
+    A run that is finished is resumed too: that reads its images, which gives the remarks on them,
+    and does what was not done after its last epoch.
+    """
     from kd_train.training.train import train
 
-    if resume:
-        with contextlib.suppress(CheckpointError):
-            epochs, run = recipe_of(order.product.train_options()).epochs, Run(order.run)
-            if run.checkpoint("last").epoch >= epochs and (order.product.precision == "fp32" or run.int8() is not None):
-                return []
     order.run.parent.mkdir(parents=True, exist_ok=True)
-    return train(
-        Path(order.product.data), order.run, order.product.train_options(resume=resume, force=not resume)
-    ).remarks
+    options = order.product.train_options(resume=resume, force=not resume)
+    try:
+        return train(Path(order.product.data), order.run, options).remarks
+    except CheckpointError as error:
+        if not resume or str(order.run) not in error.message:  # of a run that the catalogue names
+            raise
+        # Of a run that another release began, or that was damaged; a catalogue has no `force`.
+        fix = f"delete '{order.run}' and run the same command again, which trains the product from the start"
+        raise CheckpointError(error.message, expected=error.expected, received=error.received, fix=fix) from error
 
 
 def _evaluate(order: ProductOrder, bundle: Bundle, folder: ImageFolder) -> Evaluation | None:

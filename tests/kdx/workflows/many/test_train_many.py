@@ -232,6 +232,43 @@ def test_training_resumes_where_a_call_stopped_and_starts_again_for_other_option
     assert trained == [False, True, False]
 
 
+def finished_product(order: ProductOrder, run: Path) -> None:
+    """Put a finished run in the place of a product's, as a call left it that died after it."""
+    order.run.parent.mkdir(parents=True)
+    run.rename(order.run)
+    product.keep(order, product._result(order, "begun", product.product_fingerprint(order, product._open(order))))
+
+
+@pytest.mark.slow
+def test_what_follows_the_last_epoch_is_done_by_the_next_call(dataset_copy, tmp_path, monkeypatch):
+    """Border weights are measured after the last epoch, and remarks are only in the result."""
+    shutil.copy(dataset_copy / "train/good/001.png", dataset_copy / "train/good/copy.png")
+    order = order_of(tmp_path, dataset_copy, 'border_weights = "on"')
+
+    class Killed(BaseException):
+        """What ends the process: no failure is recorded."""
+
+    def die(*_: object, **__: object) -> None:
+        raise Killed
+
+    with monkeypatch.context() as patched:
+        patched.setattr("kd_train.training.students.measure_border_weights", die)
+        with pytest.raises(Killed):
+            product.make(order)
+    assert Run(order.run).checkpoint("last").epoch == 1
+    remarks = product._train(order, resume=True)
+    Run(order.run).require_finished()
+    assert "copy.png" in " ".join(map(str, remarks))
+
+
+def test_a_run_that_cannot_be_continued_is_named_with_what_a_catalogue_can_do(dataset, run_copy, tmp_path):
+    order = order_of(tmp_path, dataset, "seed = 5\nepochs = 2")
+    finished_product(order, run_copy)
+    error = product.make(order).error
+    assert "cannot be resumed: " in error["message"]
+    assert error["fix"].startswith(f"delete '{order.run}' and run the same command again")
+
+
 def test_a_product_that_failed_before_its_images_were_read_is_continued(dataset_copy, tmp_path, monkeypatch):
     order = order_of(tmp_path, dataset_copy)
     begun = product._result(order, "begun", product.product_fingerprint(order, product._open(order)))
@@ -254,10 +291,7 @@ def test_a_product_that_failed_before_its_images_were_read_is_continued(dataset_
 def test_an_old_run_is_not_continued_by_the_call_after_one_that_died(dataset, run_copy, tmp_path, monkeypatch, how):
     """What the old run learnt would be published under the fingerprint of the new options."""
     order, changed = order_of(tmp_path, dataset), order_of(tmp_path, dataset, "seed = 5")
-    order.run.parent.mkdir(parents=True)
-    run_copy.rename(order.run)
-    first = product._result(order, "trained", product.product_fingerprint(order, product._open(order)))
-    product.keep(order, first)
+    finished_product(order, run_copy)
     asked: list[bool] = []
 
     class Killed(BaseException):
