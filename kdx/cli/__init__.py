@@ -1,5 +1,1 @@
 """The command line. Each command is one thin file; heavy imports happen inside the command."""
-
-from kdx.cli.app import main
-
-__all__ = ["main"]

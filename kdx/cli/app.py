@@ -110,8 +110,8 @@ def _root(
     pass
 
 
-def main() -> None:
-    """Run the command line."""
+def run() -> None:
+    """Run the command that the arguments name."""
     write_utf8()
     try:
         app()

@@ -95,7 +95,7 @@ class _Notes:
 
 # kdx does not break lines: a path must survive being copied, and a pipe has no width. Where rich
 # would assume 80 columns, a table gets more.
-_WIDTH = None if sys.stdout.isatty() or "COLUMNS" in os.environ else 160
+_WIDTH = None if "COLUMNS" in os.environ or (sys.stdout and sys.stdout.isatty()) else 160
 out = SafeConsole(highlight=False, soft_wrap=True, width=_WIDTH)
 err = _NoteConsole(stderr=True, highlight=False, soft_wrap=True)
 

@@ -162,10 +162,18 @@ def calibrate_each(
     _add_others(bundle, found)
     level = fitted.level if fitted else None
     found.remarks += found.exact.remarks
+    found.removed = _removed(bundle.manifest.threshold, found.exact.threshold)
     found.signature_removed = (bundle.path / SIGNATURE).is_file()
     exact = found.exact
     store_calibration(bundle, exact.threshold, found.thresholds(), level, exact.frame_limits, exact.chosen_by)
     return found
+
+
+def _removed(before: Threshold | None, after: Threshold) -> list[str]:
+    """Return what a threshold had beside its score, and the one in its place has not."""
+    had = {} if before is None else {"review_band": before.review, "level_map": before.level}
+    has = {"review_band": after.review, "level_map": after.level}
+    return [name for name in has if had.get(name) is not None and has[name] is None]
 
 
 def _backends_with_own_threshold(bundle: Bundle) -> Iterator[tuple[str, BackendInfo]]:

@@ -12,6 +12,18 @@ from kdx.calibration.threshold import Calibration
 from kdx.text import Line, interval, number, number_of
 from kdx.workflows.calibrations import Calibrations
 
+# What a calibration removes where it is not asked for again, and the option that keeps it.
+_REMOVED = {
+    "review_band": (
+        "the review band was removed",
+        "parts that somebody looked at are good now. To keep a band: --review-rate, or --review with --threshold",
+    ),
+    "level_map": (
+        "the level map was removed",
+        "scores are no longer relative to what good parts show at each place. To keep one: --per-position",
+    ),
+}
+
 
 def describe_calibrations(found: Calibrations) -> list[Line]:
     """Return the threshold, what it was chosen on, and what else was learned or refused."""
@@ -96,6 +108,9 @@ def _doubts(found: Calibrations) -> Iterator[Line]:
     """Yield what the bundle lost, and which thresholds it lacks."""
     if found.signature_removed:
         yield Line("it was for another threshold; sign again with kdx sign", "the signature was removed")
+    for name in found.removed:
+        what, said = _REMOVED[name]
+        yield Line(said, what)
     for precision, faults in found.refused.items():
         for runtime, fault in faults.items():
             yield Line(fault, f"{precision} has no threshold in {runtime}", failed=True)

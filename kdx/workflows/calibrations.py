@@ -23,6 +23,8 @@ class Calibrations:
         missing: Runtimes that are not here and have no such threshold, by precision.
         remarks: What was left out of the images, or makes the thresholds doubtful.
         signature_removed: Whether the bundle had a signature, which was for its former threshold.
+        removed: What the former calibration had and this one, which did not ask for it, has not:
+            ``review_band``, ``level_map``.
     """
 
     exact: Calibration
@@ -32,6 +34,7 @@ class Calibrations:
     missing: dict[str, list[str]] = field(default_factory=dict)
     remarks: list[Remark] = field(default_factory=list)
     signature_removed: bool = False
+    removed: list[str] = field(default_factory=list)
 
     def thresholds(self) -> dict[str, dict[str, Threshold]]:
         """Return the thresholds of BF16 and INT8, by precision and runtime."""
@@ -56,6 +59,7 @@ class Calibrations:
             "frame_limits": result.frame_limits,
             "frame_outliers": result.frame_outliers,
             "signature_removed": self.signature_removed,
+            "removed": self.removed,
         }
 
     def refusals(self) -> dict[str, str]:

@@ -142,6 +142,12 @@ def judge_files(
                 records.append(record)
                 if each is not None:
                     each(record)
+    if bad and len(bad) == len(paths):
+        raise DataError(
+            f"no image was judged: {number_of(len(bad), '[image cannot be read|images cannot be read]')}",
+            received=next(iter(bad.values())),
+            fix="name other images; `max_bad_images` is for single ones among others",
+        )
 
 
 def _texts(overlay: Path | None, bundle: str, detector: Detector) -> list[str]:
@@ -277,9 +283,19 @@ def expand(images: list[Path], left_out: LeftOut) -> list[Path]:
     """Return the files that were named and those in the folders that were, each once.
 
     The masks of a folder in the layout of MVTec AD are left out: they show no part.
+
+    Raises:
+        DataError: Nothing has one of the names, or a folder holds no images.
     """
     paths: dict[Path, None] = {}
     for image in images:
+        if not checked_is_dir(image) and not os.path.lexists(image):
+            raise DataError(
+                f"there is no file or folder '{image}'",
+                expected="images, videos, or folders of them",
+                fix="check the name; a pattern such as *.png stands for files where no quotes are around it and the "
+                "shell replaces it (cmd.exe does not: name the folder)",
+            )
         named = [image] if not checked_is_dir(image) else _in_folder(image, left_out)
         for path in named:
             if path in paths:

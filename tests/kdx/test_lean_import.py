@@ -69,7 +69,7 @@ def test_importing_kdx_loads_no_other_package():
 
 
 def test_help_loads_only_what_a_command_line_needs():
-    code = "sys.argv = ['kdx', '--help']\nfrom kdx.cli import main\ntry: main()\nexcept SystemExit: pass"
+    code = "sys.argv = ['kdx', '--help']\nfrom kdx.__main__ import main\ntry: main()\nexcept SystemExit: pass"
     assert packages_after(code) <= FOR_HELP
 
 

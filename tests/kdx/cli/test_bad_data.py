@@ -247,7 +247,19 @@ def test_predict_on_a_folder_without_images(cli, tiny_bundle, tmp_path):
 
 
 def test_predict_on_a_missing_image(cli, tiny_bundle, tmp_path):
-    assert "does not exist" in cli("predict", tiny_bundle, tmp_path / "none.png", code=2).stderr
+    missing = tmp_path / "*.png"
+    for options in ((), ("--max-bad-images", 1)):  # it is no bad image, which may be skipped
+        said = cli("predict", tiny_bundle, missing, *options, code=2).stderr
+        assert f"there is no file or folder '{missing}'" in said
+        assert "max-bad-images" not in said
+
+
+def test_predict_where_no_image_can_be_read(cli, tiny_bundle, tmp_path):
+    for name in ("a.png", "b.png"):
+        (tmp_path / name).write_bytes(b"no image")
+    said = cli("predict", tiny_bundle, tmp_path, "--max-bad-images", 2, code=2)
+    assert "no image was judged: 2 images cannot be read" in said.stderr
+    assert "'" + str(tmp_path / "a.png") + "' is not a readable image" in said.stderr
 
 
 def test_sixteen_bit_grey_is_scaled_by_the_declared_range(tmp_path):

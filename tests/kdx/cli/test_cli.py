@@ -120,7 +120,7 @@ def test_user_errors_show_no_traceback_and_nothing_on_standard_output(cli, tmp_p
 
 
 def test_the_installed_script_returns_the_exit_status(tmp_path):
-    command = [sys.executable, "-c", "from kdx.cli import main; main()", "inspect", str(tmp_path / "none.kdx")]
+    command = [sys.executable, "-c", "from kdx.__main__ import main; main()", "inspect", str(tmp_path / "none.kdx")]
     done = subprocess.run(command, capture_output=True, encoding="utf-8", check=False)
     assert done.returncode == 2
     assert done.stdout == ""
@@ -219,7 +219,7 @@ needs_full = pytest.mark.skipif(not FULL.exists(), reason="needs Linux's device 
 @pytest.mark.parametrize("found", [True, False], ids=["result", "error"])
 def test_a_full_disk_under_standard_output_is_an_error_without_traceback(tiny_bundle, tmp_path, options, found):
     bundle = tiny_bundle if found else tmp_path / "none.kdx"
-    command = [sys.executable, "-c", "from kdx.cli import main; main()", "inspect", str(bundle), *options]
+    command = [sys.executable, "-c", "from kdx.__main__ import main; main()", "inspect", str(bundle), *options]
     with FULL.open("w", encoding="utf-8") as full:
         done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, encoding="utf-8", check=False)
     assert done.returncode == 2
@@ -234,7 +234,7 @@ def test_a_full_disk_under_the_lines_of_predict(tiny_bundle, dataset):
     arguments = ["predict", str(tiny_bundle), str(dataset / "test/good"), "--json"]
     with FULL.open("w", encoding="utf-8") as full:
         done = subprocess.run(
-            [sys.executable, "-c", "from kdx.cli import main; main()", *arguments],
+            [sys.executable, "-c", "from kdx.__main__ import main; main()", *arguments],
             stdout=full, stderr=subprocess.PIPE, encoding="utf-8", check=False,
         )  # fmt: skip
     assert done.returncode == 2
@@ -382,10 +382,11 @@ def test_errors_are_json_as_well(cli, dataset, tmp_path, command):
 
 
 def test_an_error_of_predict_is_a_json_line(cli, tiny_bundle, dataset, tmp_path):
-    images = (dataset / "test/good/012.png", tmp_path / "missing.png")
+    images = (dataset / "test/good/012.png", tmp_path / "empty.png")
+    images[1].touch()
     verdict, error = cli("predict", tiny_bundle, *images, "--json", code=2).lines
     assert verdict["image"] == str(images[0])
-    assert "does not exist" in error["error"]["message"]
+    assert "is empty" in error["error"]["message"]
 
 
 def test_images_that_predict_passes_over_are_named_with_json(cli, tiny_bundle, dataset, tmp_path):

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from kdx.__main__ import main
 from kdx.bundle.open import open_bundle
 
 
@@ -328,3 +329,33 @@ app.main()
     finally:
         os.close(writing)
     assert (done.returncode, done.stdout) == (0, b'"delivered"\njudged\n')
+
+
+@pytest.mark.skipif(os.name == "nt", reason="the shell closes the streams")
+@pytest.mark.parametrize("arguments", [["inspect", "none.kdx"], ["inspect", "none.kdx", "--json"], ["--version"]])
+def test_a_command_whose_streams_are_closed_ends_as_it_does_with_them(arguments, tmp_path):
+    command = [sys.executable, "-m", "kdx", *arguments]
+    status = 0 if arguments == ["--version"] else 2
+    for closed in (">&-", "2>&-", "<&- >&- 2>&-"):
+        done = subprocess.run(
+            ["sh", "-c", f'exec "$@" {closed}', "sh", *command],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert (done.returncode, "Traceback" in done.stderr + done.stdout) == (status, False)
+
+
+def test_an_interrupt_while_the_commands_are_imported_is_no_traceback(monkeypatch, capsys):
+    class Interrupts:
+        def find_spec(self, name, *_rest):
+            if name == "kdx.cli.app":
+                raise KeyboardInterrupt
+
+    monkeypatch.delitem(sys.modules, "kdx.cli.app", raising=False)
+    monkeypatch.setattr(sys, "meta_path", [Interrupts(), *sys.meta_path])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 130
+    assert capsys.readouterr().err == "interrupted before anything began\n"

@@ -13,6 +13,7 @@ from kdx.bundle.open import open_bundle
 from kdx.bundle.signing import sign_bundle
 from kdx.errors import BundleError, ImageError
 from kdx.workflows.calibrate import CalibrationRequest, calibrate_folder
+from kdx.workflows.calibration_text import describe_calibrations
 from tests.platforms import needs_links
 
 
@@ -69,3 +70,15 @@ def test_a_file_that_cannot_be_read_counts_as_a_bad_image(bundle_copy, cells, tm
     assert list(found.exact.bad_images) == [str(folder / "gone.png")]
     whole = calibrate_folder(bundle_copy, cells, request).exact.threshold
     assert (found.exact.threshold.score, found.exact.threshold.data_sha256) == (whole.score, whole.data_sha256)
+
+
+def test_what_a_calibration_does_not_keep_is_named(bundle_copy, cells):
+    request = CalibrationRequest(0.2, per_position=True)
+    assert calibrate_folder(bundle_copy, cells, replace(request, review_rate=0.4)).removed == []
+    found = calibrate_folder(bundle_copy, cells, request)
+    assert found.removed == found.as_record()["removed"] == ["review_band"]
+    assert "the review band was removed" in [line.label for line in describe_calibrations(found)]
+    found = calibrate_folder(bundle_copy, cells, CalibrationRequest(0.2))
+    assert found.removed == ["level_map"]
+    assert "the level map was removed" in [line.label for line in describe_calibrations(found)]
+    assert calibrate_folder(bundle_copy, cells, CalibrationRequest(0.2)).removed == []
