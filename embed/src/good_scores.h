@@ -2,6 +2,7 @@
 // kdx/decision/good_scores.py.
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <vector>
@@ -17,6 +18,8 @@ public:
     GoodScores(std::vector<double> kept, double images);
 
     bool is_empty() const { return kept_.empty(); }
+    // Whether the scores rise, as a calibration writes them; what is below holds of such alone.
+    bool is_ascending() const { return std::is_sorted(kept_.begin(), kept_.end()); }
     std::int64_t images() const { return is_empty() ? 0 : static_cast<std::int64_t>(images_); }
 
     // Returns the conformal p-value of a score: (1 + k) / (1 + n), where k of n images score at

@@ -28,6 +28,7 @@ bool fits_its_scores(const json &threshold) {
     if (!threshold.contains("scores")) return true;  // an older kdx kept none
     const GoodScores held(threshold.at("scores").get<std::vector<double>>(), threshold.at("images").get<double>());
     if (held.is_empty()) return true;
+    if (!held.is_ascending()) return false;
     const auto score = threshold.at("score").get<double>(), rate = threshold.at("false_reject_rate").get<double>();
     const bool is_by_hand = has_value(threshold, "by_hand");
     if (is_by_hand ? !held.has_share_above(score, rate)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left, bisect_right
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -46,6 +47,13 @@ def require_calibrated(threshold: Threshold, path: Path) -> None:
     score, review, by_hand = threshold.score, threshold.review, threshold.by_hand is not UNSET
     if not 0 < len(threshold.scores) <= threshold.images:
         return  # an older kdx kept no scores
+    if any(not low <= high for low, high in pairwise(threshold.scores)):
+        raise BundleError(
+            f"{INDEX} of '{path}' contradicts itself: its threshold does not fit its held-out scores, which are out of "
+            "order",
+            expected="scores that rise, as a calibration writes them",
+            fix=_FIX,
+        )
     if by_hand or threshold.defects is not None:
         counted = threshold.defects.false_rejects if threshold.defects else threshold.false_rejects
         _require_count(threshold, counted, score, "threshold", path)

@@ -103,10 +103,14 @@ def test_another_reference_of_tiles_is_refused(library, tiled, tmp_path):
         Detector(library, copy, "fp32")
 
 
-@pytest.mark.parametrize("changes", [{"score": 99.0}, {"score": -1.0}, {"false_reject_rate": 0.5}])
+@pytest.mark.parametrize("changes", [{"score": 99.0}, {"score": -1.0}, {"false_reject_rate": 0.5}, {"edited": -1.0}])
 def test_an_edited_threshold_is_refused_as_in_python(library, bundle, tmp_path, changes):
     copy = Path(shutil.copytree(bundle, tmp_path / "tile.kdx"))
     index = json.loads((copy / "bundle.json").read_text(encoding="utf-8"))
+    if "edited" in changes:  # every place where the score stands, as sed does
+        scores = index["threshold"]["scores"]
+        scores[scores.index(index["threshold"]["score"])] = changes["edited"]
+        changes = {"score": changes["edited"]}
     index["threshold"] |= changes
     (copy / "bundle.json").write_text(json.dumps(index), encoding="utf-8")
     with pytest.raises(BundleError, match="does not fit its held-out scores"):

@@ -56,6 +56,13 @@ def test_what_was_calibrated_is_accepted_and_no_other_rank(threshold, count, rat
             require_calibrated(msgspec.structs.replace(found, review=band), Path("tile.kdx"))
 
 
+def test_scores_that_are_not_in_order_are_refused(threshold):
+    found = calibrated(threshold, 20, 0.2)  # the threshold is the 17th of 20 scores
+    edited = [99.0 if each == found.score else each for each in found.scores]  # as sed does
+    with pytest.raises(BundleError, match="which are out of order"):
+        require_calibrated(msgspec.structs.replace(found, score=99.0, scores=edited), Path("tile.kdx"))
+
+
 def test_a_threshold_chosen_on_defects_rejects_as_many_good_images_as_it_says(threshold):
     good, defective = np.arange(1.0, 21.0), np.arange(18.0, 30.0)
     score = best_split(good, defective)

@@ -341,7 +341,7 @@ def test_a_command_whose_streams_are_closed_ends_as_it_does_with_them(arguments,
             ["sh", "-c", f'exec "$@" {closed}', "sh", *command],
             cwd=tmp_path,
             capture_output=True,
-            text=True,
+            encoding="utf-8",
             check=False,
         )
         assert (done.returncode, "Traceback" in done.stderr + done.stdout) == (status, False)
