@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from kd_train.data.annotations import Annotations, read_masks
 from kd_train.evaluation.metrics import auroc, per_region_overlap
 from kdx.calibration.rates import share_interval
+from kdx.calibration.separation import separation_remarks
 from kdx.errors import GateError, ImageError
 from kdx.folders.bad_images import skip_bad
 from kdx.folders.data_folder import GOOD, TestImage
@@ -143,8 +144,8 @@ def evaluate(
     """Score every test image, and compare its score and map with its defect type and mask.
 
     The arguments, warnings and errors are those of :func:`score_images`; ``root`` is the folder
-    that file names in the result are relative to. A remark names the images that the line would not
-    decide by their score.
+    that file names in the result are relative to. Remarks name the images that the line would not
+    decide by their score, and say where defective images do not score higher than good ones.
     """
     scored = score_images(
         detector,
@@ -157,7 +158,7 @@ def evaluate(
     if detector.threshold is None:
         return result
     undecided = scored.has_faults & (scored.scores <= detector.threshold)
-    return replace(result, remarks=tuple(remark("no_part", _NO_PART, _paths(scored.images, undecided))))
+    return replace(result, remarks=(*result.remarks, *remark("no_part", _NO_PART, _paths(scored.images, undecided))))
 
 
 def score_images(
@@ -311,6 +312,7 @@ def summarise(scored: Scored, detector: Detector, root: Path, progress: Progress
         bad_images=scored.bad_images,
         bands=_bands(scores, is_defective, detector),
         masks=scored.annotations,
+        remarks=tuple(separation_remarks(scores[~is_defective], scores[is_defective])),
         false_reject_interval=None
         if threshold is None or is_defective.all()
         else share_interval(int((scores[~is_defective] > threshold).sum()), int((~is_defective).sum())),

@@ -23,6 +23,7 @@ from kdx.calibration.rates import (
     scores_to_keep,
 )
 from kdx.calibration.scored_images import ImageScorer, ScoredImages
+from kdx.calibration.separation import separation_remarks
 from kdx.errors import DataError
 from kdx.folders.copies import unknown
 from kdx.folders.image_sizes import require_size
@@ -284,6 +285,7 @@ def _remarks(good: ScoredImages, defective: ScoredImages | None, trained: KnownI
             [] if defective is None else list(defective.faults),
         ),
         *([] if defective is None else _repeated("near_copies_of_defects", "defective", defective)),
+        *([] if defective is None else separation_remarks(np.array(good.scores), np.array(defective.scores))),
         *unknown(trained, len(good.scores)),
     ]
 

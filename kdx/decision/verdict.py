@@ -92,6 +92,14 @@ class Verdict:
     p_value: float | None = None
     held_out_images: int = 0
 
+    def __bool__(self) -> bool:
+        """Refuse ``if detector(frame):``, which would pass defective parts too.
+
+        Raises:
+            TypeError: Always.
+        """
+        raise TypeError("a verdict is neither true nor false: use verdict.is_good, or compare verdict.decision")
+
     @property
     def is_good(self) -> bool:
         """Whether the part may pass."""

@@ -214,3 +214,11 @@ def test_a_backend_that_does_not_load_is_named(tiny_bundle, monkeypatch):
 def test_torch_does_not_run_bundles(tiny_bundle):
     with pytest.raises(kdx.KdxError, match="runs run folders, not bundles"):
         kdx.load(tiny_bundle, backend="torch")
+
+
+def test_a_verdict_is_no_truth_value():
+    """``if detector(frame):`` would pass defective parts."""
+    verdict = kdx.Verdict(Decision.DEFECTIVE, 2.0, 1.0, np.zeros((2, 2), np.float32))
+    with pytest.raises(TypeError, match=r"use verdict\.is_good"):
+        bool(verdict)
+    assert verdict.is_good is False

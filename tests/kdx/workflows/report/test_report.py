@@ -187,6 +187,7 @@ def test_the_figures_are_those_of_evaluate(cli, report, tiny_bundle, dataset):
     assert result["evaluation"] == evaluated
     assert result["certificate"]["passed"] is True
     assert result["notes"] == []
+    assert [each["kind"] for each in evaluated["remarks"]] == ["not_separated"]  # the tiny detector finds nothing
     assert [image[0] for image in data["images"]] == list(evaluated["scores"].values())
     assert data["holdsCalibration"] is True
     assert len(data["settable"]) == 6
