@@ -48,7 +48,8 @@ def drift(
             f"{found.direction}; rejected {percent(found.rejected)} %, undecided {percent(found.undecided)} %, "
             f"frames without a part (not compared) {found.without_part}"
         )
-        out.print(f"[bold red]drift[/] since {found.since}" if found.alarm else "[green]no drift[/]")
+        none = "no drift" if found.effect < found.effect_limit else "no drift shown: so few scores may differ by chance"
+        out.print(f"[bold red]drift[/] since {found.since}" if found.alarm else f"[green]{none}[/]")
     if found.alarm:
         raise typer.Exit(1)
 

@@ -104,6 +104,7 @@ class RoiFrame:
                 "the region of interest does not fit the camera's image",
                 expected=f"uint8 ({height}, {width}): {width} × {height} pixels, grey",
                 received=received,
+                fix="draw it on an image of that camera, in one channel",
             )
         invalid = np.setdiff1d(mask, (0, 255))
         if len(invalid):
@@ -111,7 +112,9 @@ class RoiFrame:
                 "the region of interest has other values than 0 and 255",
                 expected="255 for pixels that count, 0 for others",
                 received=f"{', '.join(map(str, invalid[:4]))}{' …' if len(invalid) > 4 else ''}",
-                fix="save it as PNG without smoothing; JPEG does not keep values",
+                fix="multiply it by 255"
+                if mask.max() == 1
+                else "save it as PNG without smoothing; JPEG does not keep values",
             )
         included = mask == 255
         if included.all():
@@ -127,6 +130,7 @@ class RoiFrame:
                 "no pixel of the map lies completely within the region of interest",
                 expected="255 where parts may be rejected; a pixel of the map covers about "
                 f"{(right - left) / self.map_size[1]:.3g} × {(bottom - top) / self.map_size[0]:.3g} of the camera's",
+                fix="include larger areas, and leave a margin around parts",
             )  # fmt: skip
         return roi
 

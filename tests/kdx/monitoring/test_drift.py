@@ -394,6 +394,16 @@ def test_the_command_ends_with_1_on_alarm(calibrated, tmp_path, cli):
         assert ("drift since" in shown) == bool(code)
 
 
+def test_an_effect_that_so_few_scores_cannot_show_is_said(calibrated, tmp_path, cli):
+    facts = LogFacts("tile.kdx", calibrated.manifest.files["model.onnx"], "fp32")
+    log = VerdictLog(tmp_path / "line.log", facts)
+    for score in drawn(60, 2.0):
+        log.add(verdict(score), 1.0)
+    log.close()
+    found = cli("drift", calibrated.path, tmp_path / "line.log", "--significance", 1e-12)
+    assert "no drift shown: so few scores may differ by chance" in found.stdout
+
+
 def test_calibration_keeps_its_scores(tiny_bundle):
     threshold = open_bundle(tiny_bundle).manifest.threshold
     assert len(threshold.scores) == threshold.images
