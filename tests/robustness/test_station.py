@@ -11,7 +11,7 @@ import pytest
 from benchmarks.commands import run_module
 from tests.schema1 import FIXTURES, old_bundle
 
-PARTS, REQUESTS, CLIENTS = 200, 500, 4
+PARTS, REQUESTS, CLIENTS = 80, 500, 4
 IMAGES = ("cell-0", "cell-1", "cell-hottest")
 
 
