@@ -7,9 +7,11 @@ entry point of the group ``kdx.methods`` that names a :class:`~kd_train.models.p
 from __future__ import annotations
 
 import difflib
+import functools
 import pkgutil
+import sys
 from importlib import import_module
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoints, entry_points
 
 from kd_train.models.pair import Method
 from kdx.errors import OptionError
@@ -28,7 +30,7 @@ def methods() -> dict[str, Method]:
         method = getattr(import_module(f"{__name__}.{module.name}"), "METHOD", None)
         if isinstance(method, Method):
             by_name[method.name] = method
-    for point in entry_points(group=_GROUP):
+    for point in _entry_points(tuple(sys.path)):
         method = point.load()
         if not isinstance(method, Method):
             raise OptionError(
@@ -40,6 +42,15 @@ def methods() -> dict[str, Method]:
             raise OptionError(f"'{point.value}' adds a method '{method.name}', which exists already", fix="rename it")
         by_name[method.name] = method
     return by_name
+
+
+@functools.cache
+def _entry_points(path: tuple[str, ...]) -> EntryPoints:
+    """Return the entry points of the packages on a search path, which is that of Python.
+
+    The metadata of every installed package is read for them, and a training asks several times.
+    """
+    return entry_points(group=_GROUP)
 
 
 def find_method(name: str) -> Method:
