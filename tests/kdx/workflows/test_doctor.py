@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from importlib.metadata import PackageNotFoundError
+from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
 import pytest
@@ -14,6 +16,12 @@ from kdx.runtime import gpu
 from kdx.runtime.gpu import Gpu
 from kdx.workflows import doctor
 
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+ROOT = Path(__file__).parents[3]
 CARD = Gpu(name="RTX A2000", compute_capability="8.6", driver="13.0")
 
 
@@ -38,6 +46,22 @@ def machine(monkeypatch):
         monkeypatch.setattr(doctor.util, "find_spec", find_spec)
 
     return put
+
+
+def test_every_package_of_an_extra_is_listed():
+    """So that nobody learns of one where a command refuses. Two are listed by their modules."""
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
+    of_checkouts = {"kernels", "embed", "peers", "test", "docs", "dev"}
+    named = {
+        re.match(r"[\w-]+", each)[0]
+        for extra, packages in extras.items()
+        if extra not in of_checkouts
+        for each in packages
+        if not each.startswith("kdx[")
+    }
+    listed = {part["package"] for part in doctor.packages()}
+    assert named - listed == {"onnxruntime-gpu", "tensorrt-cu13"}
+    assert {part["install"].removeprefix("kdx[").rstrip("]") for part in doctor.packages()} <= extras.keys()
 
 
 def test_two_packages_of_onnx_runtime_overwrite_each_other(machine):
