@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 from msgspec import UNSET
 
 from kd_train.training.run_folder import Run
@@ -11,6 +12,8 @@ from kd_train.training.tiled_detector import are_tiles_asked, fuse_tiles
 from kd_train.training.trained_pair import fuse, load_pair
 from kdx.decision.answers import answer_limits
 from kdx.decision.rule import DecisionRule
+from kdx.imaging.frame_faults import FrameLimits, limits_of
+from kdx.imaging.images import InputSpec, read_image
 from kdx.imaging.tiling import Stitcher, TileRequest
 from kdx.runtime.detector import Detector
 from kdx.runtime.tiled import Tiled
@@ -20,6 +23,7 @@ from kdx.runtime.torch.eager import TorchEager
 def load_detector(path: Path, *, which: str | None = None, threads: int | None = None) -> Detector:
     """Load a run as a detector without a threshold.
 
+    Frames that show no part are detected by the golden images, as in its bundle before calibration.
     It computes in FP32, also with the values of INT8 if the run is an INT8 stage. A run that was
     trained on tiles judges whole frames.
     """
@@ -30,11 +34,21 @@ def load_detector(path: Path, *, which: str | None = None, threads: int | None =
     if not are_tiles_asked(run.config, options):
         fused = fuse(run.config, pair)
         backend = TorchEager(fused, threads=threads)
-        rule = DecisionRule(field_of_view=fused.field_of_view, answer_limits=answer_limits(spec, fused.size))
+        rule = DecisionRule(
+            field_of_view=fused.field_of_view,
+            frame_limits=_frame_limits(run, fused.input_spec),
+            answer_limits=answer_limits(spec, fused.size),
+        )
         return Detector(backend, run.config.input, rule, max_batch=16, precision=precision)
     fused, tiling = fuse_tiles(run, pair, options)
     limits = answer_limits(spec, fused.size)
     stitcher = Stitcher(tiling, (fused.input_spec.height, fused.input_spec.width), fused.size)
     tiled = Tiled(TorchEager(fused, threads=threads), stitcher, limits)
-    rule = DecisionRule(answer_limits=limits)
+    rule = DecisionRule(frame_limits=_frame_limits(run, fused.input_spec), answer_limits=limits)
     return Detector(tiled, run.input_for(tiling.frame), rule, max_batch=1, precision=precision)
+
+
+def _frame_limits(run: Run, spec: InputSpec) -> FrameLimits:
+    """Return what the golden images allow, as the export writes it."""
+    golden = run.golden_files()
+    return limits_of(np.stack([read_image(path, spec) for path in golden])) if golden else FrameLimits()

@@ -118,6 +118,20 @@ def test_an_export_keeps_what_golden_images_look_like(raw_bundle):
     assert msgspec.convert(old, type(bundle.manifest)).frame_limits == ANY
 
 
+def test_a_run_looks_at_frames_as_its_bundle_does(tiny_run, raw_bundle):
+    with kdx.load(tiny_run) as run:
+        assert run.frame_limits == open_bundle(raw_bundle).manifest.frame_limits
+
+
+def test_parts_that_are_largely_white_are_no_faults_of_a_run(run_copy):
+    for path in (run_copy / "golden").iterdir():
+        pixels = np.asarray(Image.open(path)).copy()
+        pixels[: 2 * len(pixels) // 3] = 255  # as binary images of line-scan cameras are
+        Image.fromarray(pixels).save(path)
+    with kdx.load(run_copy) as detector:
+        assert not detector(kdx.read_image(path, detector.input)).frame_faults
+
+
 def test_predict_names_the_fault(cli, tiny_bundle, frame, tmp_path):
     Image.fromarray(np.zeros_like(frame[..., 0])).save(tmp_path / "off.png")
     Image.fromarray(frame[..., 0]).save(tmp_path / "part.png")
