@@ -26,8 +26,9 @@ from kdx.imaging.value_range import NarrowRanges, counted
 from kdx.progress import SILENT
 from kdx.remarks import Remark
 from kdx.storage.cache import nothing_cached
-from kdx.storage.files import hash_of_hashes, new_folder, sha256_bytes, sha256_if_readable, write_atomic
+from kdx.storage.files import new_folder, sha256_if_readable, write_atomic
 from kdx.storage.json_records import RUN_INDEX, encode_record, read_record
+from kdx.workflows.many.fingerprints import is_of_earlier_kdx, product_fingerprint
 from kdx.workflows.many.product_records import ProductOrder, ProductResult, TeacherOrder, TeacherResult
 
 if TYPE_CHECKING:
@@ -44,6 +45,9 @@ def make(order: ProductOrder) -> ProductResult:
         folder = _open(order)
         fingerprint = product_fingerprint(order, folder)
         kept = kept_result(order)
+        if kept is not None and kept.fingerprint != fingerprint and is_of_earlier_kdx(order, folder, kept):
+            kept = msgspec.structs.replace(kept, fingerprint=fingerprint)
+            keep(order, kept)
         same = kept is not None and kept.fingerprint == fingerprint
         if kept is not None and same and _is_finished(order, kept):
             return msgspec.structs.replace(kept, state="unchanged")
@@ -59,35 +63,6 @@ def make(order: ProductOrder) -> ProductResult:
     result = msgspec.structs.replace(result, seconds=round(time.perf_counter() - started, 1))
     keep(order, result)
     return result
-
-
-def product_fingerprint(order: ProductOrder, folder: ImageFolder) -> str:
-    """Return a hash of everything that decides a product's bundle: options and files."""
-    product = order.product
-    files = [*folder.good, *(path for image in folder.test for path in (image.path, image.mask) if path is not None)]
-    named = [(path.name, path) for path in [*files, *product.files]]
-    named += [(f"teacher {path.name}", path) for path in product.teacher_files]
-    hashes = [f"{name} {sha256}" for name, path in named if (sha256 := sha256_if_readable(path))]
-    hashes += [f"init {_initial_students(order)}"] if product.init else []
-    return sha256_bytes(msgspec.json.encode([product.decisive, hash_of_hashes(hashes)]))
-
-
-def _initial_students(order: ProductOrder) -> str:
-    """Return the hash of the students with which a product's training starts.
-
-    Where their run is gone, it is the hash of those with which the product's own run started: a
-    finished product does not need them again.
-    """
-    from kd_train.training.run_folder import Run
-
-    assert order.product.init is not None
-    with contextlib.suppress(CheckpointError):
-        run = Run(Path(order.product.init))
-        return run.checkpoint(run.config.recipe.checkpoint).sha256
-    with contextlib.suppress(CheckpointError):
-        begun = Run(order.run).config.init
-        return "" if begun is msgspec.UNSET else begun.checkpoint_sha256
-    return ""
 
 
 def kept_result(order: ProductOrder) -> ProductResult | None:

@@ -18,13 +18,12 @@ import msgspec
 from kdx.archive.error_transport import remote_error
 from kdx.errors import CheckpointError, KdxError, OptionError, OutputError
 from kdx.folders.bad_images import skipped_remark
-from kdx.folders.data_folder import FolderOptions
 from kdx.imaging.image_size import ImageSize
 from kdx.imaging.value_range import NarrowRanges, counted
 from kdx.remarks import remark
 from kdx.storage.cache import nothing_cached
-from kdx.storage.files import hash_of_hashes, sha256_bytes, sha256_if_readable
 from kdx.storage.json_records import read_record
+from kdx.workflows.many.fingerprints import teacher_fingerprint
 from kdx.workflows.many.product import begun_before, failed, keep, stale_run
 from kdx.workflows.many.product_records import ProductOrder, ProductResult, TeacherOrder, TeacherResult
 
@@ -181,7 +180,7 @@ def make_teacher(order: TeacherOrder) -> TeacherResult:
         if (made := made_teacher(order)) is not None:
             return msgspec.structs.replace(made, state="unchanged")
         kept = _kept(order)
-        fingerprint = _fingerprint(order)
+        fingerprint = teacher_fingerprint(order)
         stale = stale_run(order, kept, fingerprint)
         keep(order, msgspec.structs.replace(_result(order, "begun", fingerprint), replaces=stale))
         resume = kept is not None and kept.fingerprint == fingerprint and not stale
@@ -251,20 +250,6 @@ def _distil(order: TeacherOrder, *, resume: bool) -> TrainResult:
     options = order.products[next(iter(members))].train_options(resume=resume, force=not resume)
     # The INT8 stage is of the products' students.
     return distil_union(members, order.run, dataclasses.replace(options, precision="fp32"))
-
-
-def _fingerprint(order: TeacherOrder) -> str:
-    """Return a hash of everything that decides a teacher: settings, options and files."""
-    from kd_train.datasets import open_data
-
-    parts: list[Any] = [order.settings]
-    for name, product in sorted(order.products.items()):
-        options = FolderOptions(product.subfolders, product.good_folders)
-        folder = open_data(Path(product.data), product.category, options)
-        files = [*folder.good, *product.files, *product.teacher_files]
-        contents = hash_of_hashes(f"{path.name} {sha256}" for path in files if (sha256 := sha256_if_readable(path)))
-        parts.append([name, product.decisive, contents])
-    return sha256_bytes(msgspec.json.encode(parts))
 
 
 def _kept(order: TeacherOrder) -> TeacherResult | None:

@@ -16,10 +16,14 @@ from PIL import Image
 
 from kd_train.reproduction.runs import ReproduceOptions
 from kd_train.training.options import TrainOptions
+from kd_train.training.run_folder import Run
+from kdx.folders.data_folder import open_folder
 from kdx.storage.files import sha256_bytes
 from kdx.storage.json_records import encode_record
 from kdx.workflows.fit.request import FitRequest
 from kdx.workflows.many.catalog import read_catalog
+from kdx.workflows.many.fingerprints import is_of_earlier_kdx, product_fingerprint
+from kdx.workflows.many.product_records import ProductOrder, ProductResult
 from tests.images import solar_cells
 
 CATALOGUES = {
@@ -115,7 +119,6 @@ def test_a_later_key_is_hashed_where_it_is_given(tmp_path):
 def test_a_compact_teachers_files_are_hashed_by_their_role(tmp_path):
     """An image that is moved from the good ones to the further ones makes another product."""
     from kd_train.datasets import open_data
-    from kdx.workflows.many.product import product_fingerprint
 
     for name in ("good", "further", "kept"):
         (tmp_path / name).mkdir()
@@ -150,11 +153,57 @@ def test_a_compact_teachers_files_are_hashed_by_their_role(tmp_path):
     assert fingerprint()[0] != before[0]
 
 
+def order_of(data: Path, out: Path) -> ProductOrder:
+    catalog = out.parent / "catalog.toml"
+    catalog.write_text(f"[products.a]\ndata = '{data}'\nmethod = 'stpm'\n", encoding="utf-8")
+    return ProductOrder(name="a", product=read_catalog(catalog)["a"], out=str(out), threads=1)
+
+
+@pytest.mark.parametrize(
+    ("name", "moved"),
+    [
+        ("train/good/001.png", "test/scratch"),  # an inspector has found a defect
+        ("test/scratch/016.png", "train/good"),
+        ("test/good/012.png", "train/good"),
+        ("test/scratch/016.png", "test/dent"),
+    ],
+)
+def test_an_image_of_another_label_makes_another_product(dataset_copy, tmp_path, name, moved):
+    order = order_of(dataset_copy, tmp_path / "out")
+    before = product_fingerprint(order, open_folder(dataset_copy))
+    (dataset_copy / moved).mkdir(exist_ok=True)
+    shutil.move(dataset_copy / name, dataset_copy / moved)
+    assert product_fingerprint(order, open_folder(dataset_copy)) != before
+
+
+@pytest.mark.parametrize("change", ["none", "label", "image", "not finished"])
+def test_a_product_that_an_earlier_release_finished_is_kept(dataset_copy, run_copy, tmp_path, change):
+    """Its fingerprint, without roles, was computed by that release."""
+    order = order_of(dataset_copy, tmp_path / "out")
+    order.run.parent.mkdir(parents=True)
+    run_copy.rename(order.run)
+    recorded = earlier_fingerprint(order, dataset_copy)
+    state = "begun" if change == "not finished" else "trained"
+    kept = ProductResult(name="a", method="stpm", state=state, fingerprint=recorded)
+    used = next(iter(Run(order.run).config.train_images))
+    if change == "label":
+        shutil.move(dataset_copy / "train/good" / used, dataset_copy / "test/scratch")
+        assert earlier_fingerprint(order, dataset_copy) == recorded
+    if change == "image":
+        (dataset_copy / "test/good/012.png").unlink()
+    assert is_of_earlier_kdx(order, open_folder(dataset_copy), kept) is (change == "none")
+
+
+def earlier_fingerprint(order: ProductOrder, data: Path) -> str:
+    files = list(data.rglob("*.png"))
+    hashes = sorted(f"{path.name} {sha256_bytes(path.read_bytes())}" for path in files)
+    contents = sha256_bytes("\n".join(hashes).encode())
+    return sha256_bytes(msgspec.json.encode([order.product.decisive, contents]))
+
+
 def test_the_students_to_start_from_are_hashed_and_not_needed_again(tmp_path, tiny_run):
     from kd_train.datasets import open_data
     from kd_train.training.run_config import InitialStudents
-    from kd_train.training.run_folder import Run
-    from kdx.workflows.many.product import product_fingerprint
 
     (tmp_path / "good").mkdir()
     for index, pixels in enumerate(solar_cells(3, (32, 32))):

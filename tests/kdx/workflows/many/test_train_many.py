@@ -232,6 +232,21 @@ def test_training_resumes_where_a_call_stopped_and_starts_again_for_other_option
     assert trained == [False, True, False]
 
 
+@pytest.mark.slow
+def test_a_product_of_an_earlier_release_is_skipped(dataset, tiny_bundle, run_copy, tmp_path, monkeypatch):
+    """Its fingerprint is recorded as the new one."""
+    order = order_of(tmp_path, dataset)
+    finished_product(order, run_copy)
+    shutil.copytree(tiny_bundle, order.bundle)
+    checkpoint = open_bundle(order.bundle).manifest.provenance.checkpoint_sha256
+    kept = replace(product._result(order, "trained", "of roles unknown"), checkpoint_sha256=checkpoint)
+    product.keep(order, kept)
+    monkeypatch.setattr(product, "is_of_earlier_kdx", lambda *_: True)
+    assert product.make(order).state == "unchanged"
+    monkeypatch.undo()
+    assert product.make(order).state == "unchanged"
+
+
 def finished_product(order: ProductOrder, run: Path) -> None:
     """Put a finished run in the place of a product's, as a call left it that died after it."""
     order.run.parent.mkdir(parents=True)
