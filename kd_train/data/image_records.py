@@ -10,6 +10,7 @@ from typing import Literal
 
 import numpy as np
 from msgspec import UNSET
+from scipy.cluster.hierarchy import DisjointSet
 
 from kdx.errors import DataError, ImageError, OptionError, TrainingError
 from kdx.imaging.field_of_view import Crop, require_inside
@@ -191,9 +192,9 @@ def split_images(
 ) -> tuple[list[ImageRecord], list[ImageRecord]]:
     """Split good images into training and held-out ones.
 
-    Copies of one image, by bytes or by pixels, count once, and images of one part stay on one side.
-    ``train_fraction`` then reduces the training side (STPM Table 9 uses 5 and 10 %); the held-out
-    side keeps its size.
+    Of copies of one image, by bytes or by pixels, the last one is used, and images of one part stay
+    on one side. ``train_fraction`` then reduces the training side (STPM Table 9 uses 5 and 10 %);
+    the held-out side keeps its size.
 
     Args:
         records: The images.
@@ -208,9 +209,10 @@ def split_images(
         DataError: There are too few images or parts to train on two and to hold out one.
     """
     unique = {record.identity.key: record for record in records}
+    parts = parts_of_copies(records, parts or {})
     groups: dict[tuple[str, str], list[ImageRecord]] = {}
     for record in sorted(unique.values(), key=lambda record: record.path.as_posix()):
-        known = (parts or {}).get(record.path)
+        known = parts.get(record.path)
         groups.setdefault(("part", known) if known else ("image", str(record.path)), []).append(record)
     order = [list(groups.values())[i] for i in np.random.default_rng(seed).permutation(len(groups))]
     wanted = max(1, round(validation_fraction * len(unique)))
@@ -237,6 +239,24 @@ def split_images(
         )
     by_name = [sorted(side, key=lambda record: record.path.as_posix()) for side in (training[:kept], held_out)]
     return by_name[0], by_name[1]
+
+
+def parts_of_copies(records: Sequence[ImageRecord], parts: Mapping[Path, str]) -> dict[Path, str]:
+    """Return the part of each image where copies show the same part, whichever of them names it.
+
+    Two parts that share an image are one.
+
+    Args:
+        records: The images, with all copies.
+        parts: The part of each image, as its file's name or a table says.
+    """
+    joined = DisjointSet(parts.values())
+    of_image: dict[str, str] = {}
+    for record in records:
+        if (part := parts.get(record.path)) is not None:
+            joined.merge(of_image.setdefault(record.identity.key, part), part)
+    found = {record.path: of_image.get(record.identity.key) for record in records}
+    return {path: str(joined[part]) for path, part in found.items() if part is not None}
 
 
 def _is_known(group: Sequence[ImageRecord], learnt: KnownImages | None) -> bool:

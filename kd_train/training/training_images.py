@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from kd_train.data.image_records import BadImages, ImageRecord, choose_input, scan_images, split_images
+from kd_train.data.image_records import BadImages, ImageRecord, choose_input, parts_of_copies, scan_images, split_images
 from kd_train.data.image_set import ImageSet
 from kd_train.data.odd_images import handle_odd_images
 from kd_train.data.parts import parts_of
@@ -141,17 +141,18 @@ def read_training_images(
         progress=progress,
     )
     usable = [record.path for record in image_set.records]
-    parts = parts_of(folder, usable, group_by=options.group_by, table=options.parts)
+    named = parts_of(folder, usable, group_by=options.group_by, table=options.parts)
+    parts = parts_of_copies(image_set.records, named.by_image)
     train_records, held_out = split_images(
         image_set.records,
         validation_fraction=recipe.validation_fraction,
         train_fraction=options.train_fraction,
         seed=options.seed,
-        parts=parts.by_image,
+        parts=parts,
         learnt=KnownImages(learnt) if learnt else None,
     )
     every = [(record.path, record.identity) for record in image_set.records]
     sides = [[(record.path, record.identity) for record in side] for side in (train_records, held_out)]
     copies = [*within(every), *across(*sides), *between(folder, every, progress)]
-    remarks = [*folder.remarks, *odd_remarks, *parts.remarks, *copies]
-    return TrainingImages(folder, spec, image_set, train_records, held_out, parts.by_image, bad, remarks)
+    remarks = [*folder.remarks, *odd_remarks, *named.remarks, *copies]
+    return TrainingImages(folder, spec, image_set, train_records, held_out, parts, bad, remarks)

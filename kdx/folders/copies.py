@@ -16,8 +16,12 @@ _Identified = Sequence[tuple[Path, Identity]]
 
 
 def within(images: _Identified) -> list[Remark]:
-    """Return remarks on copies among good images, which are used once, and on near copies."""
-    first, copies = distinct(images)
+    """Return remarks on copies among good images, which are used once, and on near copies.
+
+    Of several copies, a training uses the last one. It has to stay so: runs know the files that
+    they use, and can be resumed.
+    """
+    used, copies = (paths[::-1] for paths in distinct(images[::-1]))
     identities = dict(images)
     return [
         *remark(
@@ -27,7 +31,7 @@ def within(images: _Identified) -> list[Remark]:
             "near_copies",
             "good [image is|images are] nearly the same as another of them (if they show one part, name it: kdx train "
             "DATA --group-by or --parts; if they are copies of one picture, remove them)",
-            nearly_repeated([(path, identities[path]) for path in first]),
+            nearly_repeated([(path, identities[path]) for path in used]),
         ),
     ]
 

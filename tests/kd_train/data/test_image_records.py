@@ -12,10 +12,11 @@ import pytest
 import torch
 from PIL import Image
 
-from kd_train.data.image_records import BadImages, ImageRecord, choose_input, scan_images, split_images
+from kd_train.data.image_records import BadImages, ImageRecord, choose_input, parts_of_copies, scan_images, split_images
 from kd_train.data.image_set import ImageSet
 from kd_train.datasets.elpv_package import write_mvtec_layout
 from kdx.errors import DataError, TrainingError
+from kdx.folders.copies import within
 from kdx.folders.data_folder import open_folder
 from kdx.imaging.images import InputSpec
 from kdx.storage.files import hash_of_hashes
@@ -126,6 +127,29 @@ def test_equal_files_stay_on_one_side(seed):
     copies = [record(f"{index}-{copy}", content=str(index)) for index in range(10) for copy in range(3)]
     train, held_out = split(copies, validation=0.5, seed=seed)
     assert not {r.sha256 for r in train} & {r.sha256 for r in held_out}
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_a_copy_does_not_divide_a_part(seed):
+    """The copy of a1 is used, and has no part of its own; that of b1 has the name of another."""
+    images = [*map(record, ("a1", "a2", "b1", "b2")), *records(8)]
+    images += [record("copy", content="a1"), record("other", content="b1"), record("other2")]
+    parts = {image.path: image.path.name[0] for image in images if image.path.name[0] in "abo"}
+    train, held_out = split_images(images, validation_fraction=0.3, train_fraction=1.0, seed=seed, parts=parts)
+    for part in ({"a1", "a2"}, {"b1", "b2", "other2"}):
+        digests = {hashlib.sha256(name.encode()).hexdigest() for name in part}
+        sides = [digests & {image.sha256 for image in side} for side in (train, held_out)]
+        assert digests in sides
+    joined = parts_of_copies(images, parts)
+    assert joined[Path("/data/copy.png")] == joined[Path("/data/a2.png")] != joined[Path("/data/b2.png")]
+
+
+def test_the_copy_that_is_not_used_is_named():
+    images = [record("a", content="x"), *records(4), record("z", content="x")]
+    (remark,) = within([(image.path, image.identity) for image in images])
+    used = {image.path for side in split(images) for image in side}
+    assert remark.first == ("/data/a.png",)
+    assert used == {image.path for image in images[1:]}
 
 
 def test_train_fraction_shrinks_the_training_side_only():
