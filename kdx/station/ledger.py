@@ -14,6 +14,18 @@ from typing import Any, NamedTuple
 from kdx.station.judged_files import JudgedFiles, decoded_path, encoded_path
 
 
+class PartKey(NamedTuple):
+    """What makes two views those of one part: each product may number its own parts.
+
+    Attributes:
+        part: The identifier of the part.
+        product: The product by which the bundle was chosen, or None.
+    """
+
+    part: str
+    product: str | None
+
+
 class PartView(NamedTuple):
     """The verdict on a view of a part that is not complete.
 
@@ -21,14 +33,12 @@ class PartView(NamedTuple):
         view: The view.
         verdict_id: The identifier of its verdict.
         verdict: The verdict.
-        product: The product by which the bundle was chosen, or None.
         seconds: When its file arrived, by the station's own clock.
     """
 
     view: str
     verdict_id: str
     verdict: str
-    product: str | None
     seconds: float
 
 
@@ -92,36 +102,37 @@ class Ledger(JudgedFiles):
         with self.transaction():
             self._base.executemany("DELETE FROM outbox WHERE id = ?", [(number,) for number in numbers])
 
-    def add_view(self, part: str, view: PartView) -> None:
+    def add_view(self, part: PartKey, view: PartView) -> None:
         """Add the verdict on a view of a part that is not complete."""
         self._base.execute(
             "INSERT INTO views (part, view, verdict_id, verdict, product, seconds) VALUES (?, ?, ?, ?, ?, ?)",
             (
-                os.fsencode(part),
+                os.fsencode(part.part),
                 os.fsencode(view.view),
                 view.verdict_id,
                 view.verdict,
-                encoded_path(view.product),
+                encoded_path(part.product),
                 view.seconds,
             ),
         )
 
-    def views(self, part: str) -> list[PartView]:
+    def views(self, part: PartKey) -> list[PartView]:
         """Return what a part has so far."""
         found = self._rows(
-            "SELECT view, verdict_id, verdict, product, seconds FROM views WHERE part = ? ORDER BY rowid",
-            (os.fsencode(part),),
+            "SELECT view, verdict_id, verdict, seconds FROM views WHERE part = ? AND product IS ? ORDER BY rowid",
+            _encoded(part),
         )
-        return [
-            PartView(os.fsdecode(view), number, verdict, decoded_path(product), seconds)
-            for view, number, verdict, product, seconds in found
-        ]
+        return [PartView(os.fsdecode(view), number, verdict, seconds) for view, number, verdict, seconds in found]
 
-    def open_parts(self) -> dict[str, float]:
+    def open_parts(self) -> dict[PartKey, float]:
         """Return when the parts began that are not complete, in this order."""
-        found = self._rows("SELECT part, min(seconds) FROM views GROUP BY part ORDER BY min(rowid)")
-        return {os.fsdecode(part): seconds for part, seconds in found}
+        found = self._rows("SELECT part, product, min(seconds) FROM views GROUP BY part, product ORDER BY min(rowid)")
+        return {PartKey(os.fsdecode(part), decoded_path(product)): seconds for part, product, seconds in found}
 
-    def close_part(self, part: str) -> None:
+    def close_part(self, part: PartKey) -> None:
         """Cross off the views of a part that has its verdict."""
-        self._base.execute("DELETE FROM views WHERE part = ?", (os.fsencode(part),))
+        self._base.execute("DELETE FROM views WHERE part = ? AND product IS ?", _encoded(part))
+
+
+def _encoded(part: PartKey) -> tuple[bytes, bytes | None]:
+    return os.fsencode(part.part), encoded_path(part.product)

@@ -108,7 +108,9 @@ def name_pattern(
             fix="leave it out, or name a bundle for each product: `bundle=PRODUCT=PATH`",
         )
     chosen_by = PART if product is not None else PRODUCT
-    needed = {PART, VIEW} if part_of is not None else {chosen_by} if has_products else set()
+    needed = {chosen_by} if has_products else set()
+    if part_of is not None:
+        needed |= {PART, VIEW}
     groups: set[str] = set()
     pattern = None
     if text is not None:

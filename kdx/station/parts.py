@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 import msgspec
 
 from kdx.decision.verdict import Decision
-from kdx.station.ledger import Ledger, PartView
+from kdx.station.ledger import Ledger, PartKey, PartView
 from kdx.station.record import UNREADABLE, NotJudged, VerdictRecord, new_verdict_id, time_now
 
 # A defective view decides; otherwise, nothing that was not judged lets a part pass.
@@ -75,7 +75,7 @@ class Parts:
         """Whether a view of a part is missing."""
         return bool(self._since)
 
-    def due(self) -> Iterator[tuple[str, float]]:
+    def due(self) -> Iterator[tuple[PartKey, float]]:
         """Yield the parts whose time is over, and for how many seconds it has been."""
         now = self._clock()
         for part, since in list(self._since.items()):
@@ -86,27 +86,26 @@ class Parts:
         """Add the verdict on a view, in a transaction; return the records of parts that end by it.
 
         A view that a part has already, or that arrived too late for it, is that of another part of
-        the same identifier.
+        the same identifier; so is one of another product.
 
         Args:
             record: The record of the view.
             arrived: When its file arrived, by the station's own clock.
         """
-        assert record.part_id is not None
         assert record.view is not None
-        part, ended = record.part_id, []
+        part, ended = key_of(record), []
         before = self._ledger.views(part)
         if before:
             is_late = abs(arrived - min(one.seconds for one in before)) > self._timeout
             if is_late or record.view in {one.view for one in before}:
                 ended.append(self.close(part))
-        view = PartView(record.view, record.verdict_id, record.verdict, record.product, arrived)
+        view = PartView(record.view, record.verdict_id, record.verdict, arrived)
         self._ledger.add_view(part, view)
         if {one.view for one in self._ledger.views(part)} >= set(self._views):
             ended.append(self.close(part))
         return ended
 
-    def close(self, part: str) -> PartRecord:
+    def close(self, part: PartKey) -> PartRecord:
         """Return the verdict on a part, complete or not, and cross it off, in a transaction."""
         rows = self._ledger.views(part)
         self._ledger.close_part(part)
@@ -119,16 +118,22 @@ class Parts:
         return PartRecord(
             verdict_id=new_verdict_id(),
             time=time_now(),
-            part_id=part,
+            part_id=part.part,
             verdict=worst.value,
             views=views,
             missing=missing,
             reason=NotJudged.VIEW_MISSING.value if missing and worst is Decision.UNDECIDED else None,
-            product=rows[0].product if rows else None,
+            product=part.product,
         )
 
-    def note(self, part: str) -> None:
+    def note(self, part: PartKey) -> None:
         """Take note, after a transaction, of a part that was begun, or complete."""
         self._since.pop(part, None)
         if views := self._ledger.views(part):
             self._since[part] = min(one.seconds for one in views)
+
+
+def key_of(record: VerdictRecord) -> PartKey:
+    """Return which part a view belongs to."""
+    assert record.part_id is not None
+    return PartKey(record.part_id, record.product)

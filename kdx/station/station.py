@@ -19,7 +19,7 @@ from kdx.station.known import KnownFiles
 from kdx.station.ledger import Ledger
 from kdx.station.lines import Lines
 from kdx.station.options import WatchOptions
-from kdx.station.parts import PartRecord, Parts
+from kdx.station.parts import PartRecord, Parts, key_of
 from kdx.station.places import Places, free_place
 from kdx.station.post import Post
 from kdx.station.record import VerdictRecord, time_now
@@ -209,8 +209,8 @@ class Station:
         self._known.add(name, identity)
         self.arrivals.done(name)
         self._heat_maps.show(picture, record.verdict_id)
-        if is_view and record.part_id is not None:
-            self._parts.note(record.part_id)
+        if is_view:
+            self._parts.note(key_of(record))
         self._notify()
         return [record, *judged.more, *parts]
 
@@ -231,7 +231,7 @@ class Station:
         closed: list[Record] = []
         for part, overdue in self._parts.due():
             written = (self._options.pattern.read(name) for name in self.arrivals.being_written(overdue))
-            if self.arrivals.is_behind(overdue) or any(name.part == part for name in written):
+            if self.arrivals.is_behind(overdue) or any((name.part, name.product) == part for name in written):
                 continue
             with self._ledger.transaction():
                 record = self._parts.close(part)

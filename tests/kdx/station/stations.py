@@ -36,7 +36,9 @@ def stand_in(folder: Path, pattern: NamePattern, *, heat_maps: bool) -> Callable
         except FileNotFoundError:
             return None
         part = pattern.read(name)
-        shown = Shown(image=name, image_sha256=sha256_bytes(content), part_id=part.part, view=part.view)
+        shown = Shown(
+            image=name, image_sha256=sha256_bytes(content), part_id=part.part, product=part.product, view=part.view
+        )
         try:
             pattern.require_view(name)
         except DataError as error:

@@ -41,6 +41,10 @@ def test_the_product_is_found_in_the_part():
         ({"part_id": None, "has_products": True}, "lacks the group product"),
         ({"part_id": "(?P<part>x)", "part_of": "(?P<part>x)(?P<view>y)", "views": ["a"]}, "both say"),
         ({"part_id": None, "part_of": "(?P<part>x)", "views": ["a"]}, "lacks the group view"),
+        (
+            {"part_id": None, "part_of": "(?P<part>x)(?P<view>y)", "views": ["a"], "has_products": True},
+            "`part_of` lacks the group product",
+        ),
         ({"part_id": None, "part_of": "(?P<part>x)(?P<view>y)"}, "need both"),
         ({"part_id": None, "views": ["a"]}, "need both"),
     ],
@@ -48,6 +52,13 @@ def test_the_product_is_found_in_the_part():
 def test_patterns_that_say_too_little_are_refused(given, message):
     with pytest.raises(OptionError, match=message):
         name_pattern(**given)
+
+
+def test_views_of_products_need_the_product_in_the_name_or_in_the_part():
+    views = {"part_of": r"(?P<product>[a-z]+-)?(?P<part>[a-z]*\d+)_(?P<view>[a-z]+)", "views": ["top"]}
+    assert name_pattern(None, **views, has_products=True).read("nut-7_top.png") == PartName("7", "nut-", "top")
+    pattern = name_pattern(None, **views, product="(?P<product>[a-z]+)", has_products=True)
+    assert pattern.read("nut7_top.png") == PartName("nut7", "nut", "top")
 
 
 def test_bundles_by_product(tmp_path):

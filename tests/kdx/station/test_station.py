@@ -461,6 +461,47 @@ def test_a_view_that_comes_again_begins_another_part(tmp_path):
     assert parts_of(tmp_path / "out") == [("3", "undecided", ["left"]), ("3", "good", ["left", "right"])]
 
 
+PRODUCTS = name_pattern(
+    None, r"^(?:(?P<product>[a-z]+)-)?(?P<part>\d)-(?P<view>left|right)", ["left", "right"], has_products=True
+)
+
+
+def products_of(out: Path) -> list[tuple[str | None, str, list[str]]]:
+    """Return product, verdict and views of the messages that wait for the box."""
+    return [(each.get("product"), each["verdict"], [view["view"] for view in each["views"]]) for each in outbox(out)]
+
+
+def test_views_of_two_products_make_no_good_part(tmp_path):
+    """Each product numbers its own parts, and the second view of both was lost."""
+    drop(tmp_path, **{"nut-7-left": "good", "bolt-7-right": "good", "7-left": "good"})
+    list(run(options_for(tmp_path, pattern=PRODUCTS, part_timeout=0.0)))
+    assert products_of(tmp_path / "out") == [
+        ("nut", "undecided", ["left"]),
+        ("bolt", "undecided", ["right"]),
+        (None, "undecided", ["left"]),
+    ]
+
+
+def test_parts_of_two_products_with_one_identifier_are_both_complete(tmp_path):
+    drop(tmp_path, **{f"{product}-7-{view}": "good" for view in ("left", "right") for product in ("nut", "bolt")})
+    list(run(options_for(tmp_path, pattern=PRODUCTS)))
+    assert products_of(tmp_path / "out") == [(product, "good", ["left", "right"]) for product in ("nut", "bolt")]
+
+
+def test_open_parts_of_an_earlier_version_are_continued_by_product(tmp_path):
+    """It stored the product of each view, and joined views of different products."""
+    options = options_for(tmp_path, pattern=PRODUCTS, part_timeout=600.0)
+    options.out.mkdir()
+    with contextlib.closing(Ledger(options.out / FILE, create=True)) as ledger, ledger.transaction():
+        for product, view in ((b"nut", b"left"), (b"bolt", b"left")):
+            ledger._base.execute(
+                "INSERT INTO views VALUES (?, ?, ?, 'good', ?, 0.0)", (b"7", view, product.decode(), product)
+            )
+    drop(tmp_path, **{"bolt-7-right": "good", "nut-7-right": "defective"})
+    list(run(options))
+    assert products_of(options.out) == [("bolt", "good", ["left", "right"]), ("nut", "defective", ["left", "right"])]
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems have no names that are not UTF-8")
 def test_the_identifier_of_a_part_may_be_of_any_bytes(tmp_path):
     drop(tmp_path, **{os.fsdecode(b"caf\xe9-left"): "good", os.fsdecode(b"caf\xe9-right"): "good"})
