@@ -14,7 +14,7 @@ import numpy as np
 
 from kdx.decision.map_files import MapPlace
 from kdx.decision.verdict import Verdict
-from kdx.errors import BackendError, KdxError
+from kdx.errors import BackendError, ImageError, InputError, KdxError, OptionError
 from kdx.monitoring.judged_by import JudgedBy
 from kdx.runtime.detector import Detector
 from kdx.station.camera.frames import FrameInfo
@@ -171,7 +171,8 @@ class Judge:
         """Judge an image.
 
         Raises:
-            RefusedError: The image cannot be used; or the backend failed, and it is undecided.
+            RefusedError: The image cannot be used; the request describes it wrongly, and there is
+                no record; or the backend failed, and it is undecided.
         """
         started = time.perf_counter()
         asked, detector = job.asked, self.detector
@@ -187,11 +188,13 @@ class Judge:
                 self._keeper.keep(record, job.came)
             self.is_working = True
         except KdxError as error:
-            if isinstance(error, BackendError):
+            if not isinstance(error, (ImageError, InputError, OptionError)):
                 raise self._failed(job, error) from error
             if job.frame is not None:  # nobody can send it again, as an image that does not fit
                 job.frame = msgspec.structs.replace(job.frame, reason=NotJudged.INCOMPLETE_FRAME)
                 raise self._miss(job, error) from error
+            if isinstance(error, OptionError):  # the request is wrong: it says nothing about the part
+                raise refused(error) from error
             self.figures.refused.inc()
             record = not_judged(job.shown, error, self.by)
             seen = self._seen(job, record)
@@ -233,7 +236,7 @@ class Judge:
     ) -> Seen:
         return Seen(self.name, record, job.data, job.asked, verdict, milliseconds)
 
-    def _failed(self, job: Job, error: BackendError) -> RefusedError:
+    def _failed(self, job: Job, error: KdxError) -> RefusedError:
         """Return the answer for an image on which the backend failed: it is undecided."""
         self.is_working = False
         self.figures.failed.inc()

@@ -37,7 +37,7 @@ class Problem(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         received: What was received.
         fix: What the sender of the request can do.
         record: The record of the image: undecided where the backend failed, unreadable where the
-            image could not be used; None where the request was wrong before that.
+            image could not be used; None where the request was wrong, and no part was judged.
     """
 
     title: str

@@ -52,7 +52,10 @@ CREATE INDEX IF NOT EXISTS parts_by_bundle ON parts (bundle, said, id);
 CREATE INDEX IF NOT EXISTS statements_by_part ON statements (verdict_id);
 """
 # Whether a part belongs into the data set of what operators said, which holds images.
-_IS_IMAGE = f"(json_extract(record, '$.verdict') != '{UNREADABLE}' AND json_extract(record, '$.bundle') IS NOT NULL)"
+_IS_IMAGE = (
+    f"(json_extract(record, '$.verdict') != '{UNREADABLE}' AND json_extract(record, '$.bundle') IS NOT NULL "
+    "AND file NOT LIKE '%.bin')"
+)
 # The parts that may go, in the order in which they do.
 _GOING = (
     "SELECT verdict_id, file, bytes FROM parts WHERE said IS NULL AND NOT EXISTS "  # noqa: S608
@@ -184,13 +187,11 @@ class Reviews:
     def _add(self, seen: Seen, detector: Detector | None) -> None:
         record, image = seen.record, None
         try:
-            is_frame = seen.asked.layout is not None and record.verdict != UNREADABLE
-            data = encode_png(rgb_of(seen, detector)) if is_frame and detector is not None else seen.data
+            data, other = _as_file(seen, detector)
             heat = None if detector is None else heat_of(seen, detector)
             size = len(data) + len(heat or b"")
             self._make_room(size)
-            suffix = suffix_of(data, ".bin" if detector is None or record.verdict == UNREADABLE else ".png")
-            image = self._folder / IMAGES / seen.bundle / f"{record.verdict_id}{suffix}"
+            image = self._folder / IMAGES / seen.bundle / f"{record.verdict_id}{suffix_of(data, other)}"
             write_image(image, data, heat)
             with self._database:
                 self._database.execute(
@@ -331,6 +332,20 @@ class Reviews:
         if found is None:
             raise ReviewError("no part in the queue has that verdict", fix="load the page again")
         return found
+
+
+def _as_file(seen: Seen, detector: Detector | None) -> tuple[bytes, str]:
+    """Return the file that is kept of an image, and its suffix where its content says none."""
+    if detector is None or seen.record.verdict == UNREADABLE:
+        return seen.data, ".bin"
+    if seen.asked.layout is None:
+        return seen.data, ".png"
+    try:
+        return encode_png(rgb_of(seen, detector)), ".png"
+    except Exception:
+        if seen.verdict is not None:
+            raise
+        return seen.data, ".bin"  # reading the frame may be what failed: it is kept as it was sent
 
 
 def _reason(error: Exception) -> str:

@@ -14,7 +14,7 @@ import msgspec
 import pytest
 
 import kdx
-from kdx.errors import DataError, ImageError, InputError, OutputError
+from kdx.errors import BackendError, DataError, ImageError, InputError, OutputError
 from kdx.monitoring.judged_by import JudgedBy
 from kdx.station.record import NotJudged, Shown, judged, new_verdict_id, not_judged
 from kdx.station.serve.answers import Asked
@@ -129,6 +129,20 @@ def test_what_could_not_be_read_is_kept_as_it_was_sent_and_is_in_no_data_set(tmp
     assert kept == {
         f"tiny/{ids[0]}.png": cut.data, f"tiny/{ids[1]}.bin": b"short", f"{NO_BUNDLE}/{ids[2]}.png": seen[1].data,
     }  # fmt: skip
+
+
+def test_a_frame_whose_reading_failed_is_kept_as_it_was_sent_and_is_in_no_data_set(tmp_path, detector):
+    """Its part is undecided: somebody must look at it, and reading it again fails again."""
+    by = JudgedBy.of(detector, detector.origin.reopen())
+    record = not_judged(Shown(image=None, image_sha256=None, part_id="7"), BackendError("a bug"), by)
+    with opened(tmp_path, detector) as reviews:
+        reviews.add(Seen("tiny", record, b"short", Asked(layout=Layout((64, 64))), None, None))
+        queue = reviews.waiting().result()
+        assert ([part.verdict for part in queue.parts], queue.lost) == (["undecided"], 0)
+        reviews.say(record.verdict_id, GOOD).result()
+    with opened(tmp_path, detector):
+        assert not (tmp_path / "reviewed").exists()
+    assert (tmp_path / f"images/tiny/{record.verdict_id}.bin").read_bytes() == b"short"
 
 
 def test_what_could_not_be_read_goes_first(tmp_path, detector, seen):

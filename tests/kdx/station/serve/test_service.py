@@ -21,7 +21,7 @@ import pytest
 from PIL import Image
 
 import kdx
-from kdx.errors import BackendError, OptionError
+from kdx.errors import BackendError, BundleError, KdxError, OptionError
 from kdx.station.serve.live import NO_BUNDLE
 from tests.serving import PNG, Client, Held, figure, served, wait_until
 
@@ -323,6 +323,8 @@ class FullDisk(io.StringIO):
     ("error", "log"),
     [
         (BackendError("the device is lost"), io.StringIO()),
+        (KdxError("something else of kdx"), io.StringIO()),
+        (BundleError("the bundle changed"), io.StringIO()),
         (RuntimeError("out of luck"), io.StringIO()),
         (RuntimeError("out of luck"), FullDisk()),
     ],
@@ -406,6 +408,21 @@ def test_the_product_chooses_the_bundle_and_an_unknown_one_is_undecided(
     with contextlib.closing(sqlite3.connect(tmp_path / "station/reviews.sqlite")) as base:
         kept = base.execute("SELECT bundle FROM parts ORDER BY id").fetchall()
     assert kept == [("raw",), *[(NO_BUNDLE,)] * (2 if product else 1)]
+
+
+def test_a_request_with_a_wrong_layout_is_no_verdict_on_a_part(tiny_bundle, tmp_path):
+    """Nothing was judged and no backend failed: only the program that asks is wrong."""
+    with served(tiny_bundle, data=tmp_path / "station") as server:
+        client = Client(server.url)
+        answer = client.post("/v1/verdicts?part_id=7&shape=64,64&pixel_format=Mono8&stride=9", b"abc", RAW)
+        assert (answer.status, answer.json["error"]) == (400, "OptionError")
+        assert "record" not in answer.json
+        assert client.get("/ready").status == 200
+        assert [figure(server, f"kdx_serve_{name}_total") for name in ("refused", "failed", "missed")] == [0, 0, 0]
+        (shown,) = server._page._live.shift().bundles
+        assert not any(shown.counts.values())
+        queue = server._page._reviews.waiting().result()
+        assert (queue.waiting, queue.lost) == (0, 0)
 
 
 def test_a_product_that_is_no_expression_is_refused(tiny_bundle):
