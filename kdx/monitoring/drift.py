@@ -10,7 +10,7 @@ good ones increase the statistic by at most their share.
 from __future__ import annotations
 
 from datetime import datetime, timezone
-from typing import Any
+from typing import NamedTuple
 
 import msgspec
 import numpy as np
@@ -28,6 +28,20 @@ FEWEST_VERDICTS = 50
 EFFECT = 0.25
 SIGNIFICANCE = 1e-3
 SHARES = (0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
+
+
+class Comparison(NamedTuple):
+    """Two samples of scores, compared by the two-sided Kolmogorov-Smirnov test.
+
+    Attributes:
+        effect: The largest difference of the two distribution functions, 0 to 1.
+        p_value: The p-value of the test.
+        alarm: Whether the effect reaches its limit and is significant.
+    """
+
+    effect: float
+    p_value: float
+    alarm: bool
 
 
 class QuantileShift(msgspec.Struct, frozen=True, kw_only=True):
@@ -122,9 +136,7 @@ def find_drift(
             fix="wait for more parts",
         )
     recent = scores[-window:]
-    test = _compared(recent, calibrated)
-    effect, p_value = float(test.statistic), float(test.pvalue)
-    alarm = effect >= effect_limit and p_value <= significance
+    effect, p_value, alarm = compare(recent, calibrated, effect_limit, significance)
     frames = slice(usable[-window:][0], None)
     latest = log.decisions[frames]
     decided = np.isin(latest, ("good", "review", "defective"))
@@ -148,16 +160,28 @@ def find_drift(
     )
 
 
-def effect_of(recent: NDArray[np.float64], calibrated: NDArray[np.float64]) -> float:
-    """Return the largest difference of the scores' distribution functions, 0 to 1."""
-    return float(_compared(recent, calibrated).statistic)
+def compare(
+    recent: NDArray[np.float64],
+    calibrated: NDArray[np.float64],
+    effect_limit: float = EFFECT,
+    significance: float = SIGNIFICANCE,
+) -> Comparison:
+    """Compare recent scores with those of the calibration.
 
+    Few scores differ by a large effect where nothing has changed: of 20 scores at calibration and
+    50 recent ones, more than a quarter of such pairs reach 0.25. So an alarm needs both.
 
-def _compared(recent: NDArray[np.float64], calibrated: NDArray[np.float64]) -> Any:
-    """Return the Kolmogorov-Smirnov test of two samples."""
+    Args:
+        recent: The recent scores, ``(N,)``.
+        calibrated: The scores of held-out good images, ``(M,)``.
+        effect_limit: The smallest effect that raises an alarm.
+        significance: The largest p-value that raises an alarm.
+    """
     from scipy.stats import ks_2samp  # its import takes longer than most commands
 
-    return ks_2samp(recent, calibrated)
+    test = ks_2samp(recent, calibrated)
+    effect, p_value = float(test.statistic), float(test.pvalue)
+    return Comparison(effect, p_value, effect >= effect_limit and p_value <= significance)
 
 
 def _calibrated(bundle: Bundle, log: LoggedVerdicts) -> NDArray[np.float64]:
@@ -205,7 +229,7 @@ def _since(
     start = max(0, len(scores) - window)
     while start > 0:
         before = scores[max(0, start - window) : start]
-        if len(before) < FEWEST_VERDICTS or effect_of(before, calibrated) < effect_limit:
+        if len(before) < FEWEST_VERDICTS or compare(before, calibrated).effect < effect_limit:
             break
         start = max(0, start - window)
     return datetime.fromtimestamp(float(times[start]), timezone.utc).isoformat(timespec="seconds")

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from kdx.bundle.bundle import Bundle
     from kdx.decision.verdict import Verdict
+    from kdx.monitoring.drift import Comparison
     from kdx.runtime.verdict_observer import JudgedFrame
 
     Registry = CollectorRegistry | Literal[True]
@@ -48,7 +49,13 @@ class _Families:
         )
         self.drift = Gauge(
             "kdx_drift_effect",
-            "Largest difference of the latest scores' distribution from calibration's; kdx drift alarms at 0.25.",
+            "Largest difference of the latest scores' distribution from calibration's; NaN for too few scores.",
+            names,
+            registry=registry,
+        )
+        self.alarm = Gauge(
+            "kdx_drift_alarm",
+            "1 where kdx drift raises an alarm: a large and significant difference; NaN for too few scores.",
             names,
             registry=registry,
         )
@@ -61,13 +68,30 @@ class _Window:
 
     calibrated: tuple[float, ...]
     recent: deque[float] = field(default_factory=deque)
+    compared: tuple[tuple[float, ...], Comparison | None] = ((), None)
 
     def effect(self) -> float:
         """Return the drift of the latest scores from the calibration; NaN for too few scores."""
-        from kdx.monitoring.drift import FEWEST_VERDICTS, effect_of
+        found = self._comparison()
+        return float("nan") if found is None else found.effect
 
-        recent = np.array(tuple(self.recent))
-        return effect_of(recent, np.array(self.calibrated)) if len(recent) >= FEWEST_VERDICTS else float("nan")
+    def alarm(self) -> float:
+        """Return 1 where kdx drift raises an alarm, 0 where not; NaN for too few scores."""
+        found = self._comparison()
+        return float("nan") if found is None else float(found.alarm)
+
+    def _comparison(self) -> Comparison | None:
+        """Compare the scores once, although both gauges are read."""
+        from kdx.monitoring.drift import FEWEST_VERDICTS, compare
+
+        recent = tuple(self.recent)
+        if len(recent) < FEWEST_VERDICTS:
+            return None
+        seen, found = self.compared
+        if found is None or seen != recent:
+            found = compare(np.array(recent), np.array(self.calibrated))
+            self.compared = recent, found
+        return found
 
 
 _families: WeakKeyDictionary[CollectorRegistry, _Families] = WeakKeyDictionary()
@@ -122,6 +146,7 @@ def _window(families: _Families, labels: tuple[str, str, str], calibrated: Seque
             window = families.windows[labels] = _Window(tuple(calibrated), deque(maxlen=WINDOW))
             if calibrated:  # computed when Prometheus reads it
                 families.drift.labels(*labels).set_function(window.effect)
+                families.alarm.labels(*labels).set_function(window.alarm)
         return window
 
 

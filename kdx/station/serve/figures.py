@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from prometheus_client import CollectorRegistry, Counter, Gauge
 from prometheus_client.gc_collector import GCCollector
@@ -13,6 +15,19 @@ from kdx.monitoring.judged_by import JudgedBy
 from kdx.runtime.backend_table import runtime_of
 
 _LABELS = ("bundle",)
+
+
+class DriftFigures(NamedTuple):
+    """The drift of a bundle's scores, as ``/metrics`` shows it.
+
+    Attributes:
+        effect: How the latest scores differ from those of the calibration, see
+            :class:`kdx.monitoring.drift.Drift`.
+        alarm: Whether ``kdx drift`` raises an alarm.
+    """
+
+    effect: float
+    alarm: bool
 
 
 @dataclass(frozen=True)
@@ -73,10 +88,13 @@ class Figures:
             missed=self._missed.labels(bundle),
         )
 
-    def drift_of(self, by: JudgedBy) -> float | None:
-        """Return how a bundle's latest scores differ from its calibration's; NaN for too few."""
+    def drift_of(self, by: JudgedBy) -> DriftFigures | None:
+        """Return how a bundle's latest scores differ from its calibration's; None for too few."""
         labels = {"bundle": by.bundle, "precision": by.precision, "runtime": runtime_of(by.backend)}
-        return self.registry.get_sample_value("kdx_drift_effect", labels)
+        families = self.registry.restricted_registry(["kdx_drift_effect", "kdx_drift_alarm"]).collect()
+        found = {each.name: each.value for family in families for each in family.samples if each.labels == labels}
+        effect = found.get("kdx_drift_effect", math.nan)  # a bundle without calibration has none
+        return None if math.isnan(effect) else DriftFigures(effect, found["kdx_drift_alarm"] == 1)
 
     def _counter(self, name: str, text: str) -> Counter:
         return Counter(f"kdx_serve_{name}", text, _LABELS, registry=self.registry)

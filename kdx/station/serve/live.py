@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import Counter, deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from kdx.decision.verdict import Decision, Verdict
 from kdx.station.record import UNREADABLE, VerdictRecord, time_now
 from kdx.station.serve.answers import Asked
+from kdx.station.serve.figures import DriftFigures
 
 # How many verdicts have pictures, and how many bytes their images and maps may take together.
 _MOST_SHOWN, _MOST_BYTES = 60, 128 << 20
@@ -95,6 +96,7 @@ class ShiftOfBundle(msgspec.Struct, frozen=True, kw_only=True):
         p99_ms: The 99th percentile, or None.
         drift: How the latest scores differ from those of the calibration, see
             :class:`kdx.monitoring.drift.Drift`; None for too few scores.
+        drift_alarm: Whether ``kdx drift`` raises an alarm.
     """
 
     name: str
@@ -102,6 +104,7 @@ class ShiftOfBundle(msgspec.Struct, frozen=True, kw_only=True):
     p50_ms: float | None
     p99_ms: float | None
     drift: float | None
+    drift_alarm: bool = False
 
 
 class Shift(msgspec.Struct, frozen=True, kw_only=True):
@@ -136,18 +139,20 @@ class _OfBundle:
     milliseconds: deque[float] = field(default_factory=lambda: deque(maxlen=_TIMED))
     scored: int = 0
     drift_at: int = -_VERDICTS_A_DRIFT
-    drift: float | None = None
+    drift: DriftFigures | None = None
 
 
 class Live:
     """Takes every verdict of the judges, and answers the page. Its methods are thread-safe.
 
     Args:
-        drift_of: What computes the drift of each bundle's scores; NaN or None for too few.
+        drift_of: What computes the drift of each bundle's scores; None for too few.
         before: The shift that an earlier server began, or None.
     """
 
-    def __init__(self, drift_of: Mapping[str, Any], before: KeptShift | None = None) -> None:
+    def __init__(
+        self, drift_of: Mapping[str, Callable[[], DriftFigures | None]], before: KeptShift | None = None
+    ) -> None:
         self.version = 0
         self.since = time_now() if before is None else before.since
         self._drift_of = drift_of
@@ -215,8 +220,7 @@ class Live:
 
     def _figures(self, name: str, ours: _OfBundle) -> ShiftOfBundle:
         if ours.scored >= ours.drift_at + _VERDICTS_A_DRIFT:
-            effect = self._drift_of[name]() if name in self._drift_of else None
-            ours.drift = float(effect) if effect is not None and np.isfinite(effect) else None
+            ours.drift = self._drift_of[name]() if name in self._drift_of else None
             ours.drift_at = ours.scored
         times = np.percentile(ours.milliseconds, (50, 99)) if ours.milliseconds else None
         return ShiftOfBundle(
@@ -224,5 +228,6 @@ class Live:
             counts={each: ours.counts[each] for each in (*(decision.value for decision in Decision), UNREADABLE)},
             p50_ms=None if times is None else round(float(times[0]), 2),
             p99_ms=None if times is None else round(float(times[1]), 2),
-            drift=ours.drift,
+            drift=None if ours.drift is None else ours.drift.effect,
+            drift_alarm=ours.drift is not None and ours.drift.alarm,
         )

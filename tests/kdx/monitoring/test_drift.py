@@ -24,7 +24,7 @@ from kdx.decision.verdict import Decision, Verdict
 from kdx.errors import DataError, OptionError, OutputError
 from kdx.imaging.frame_faults import FrameFault
 from kdx.monitoring import log_records, verdict_log
-from kdx.monitoring.drift import find_drift
+from kdx.monitoring.drift import EFFECT, compare, find_drift
 from kdx.monitoring.judged_by import JudgedBy
 from kdx.monitoring.verdict_log import LogFacts, LoggedVerdicts, VerdictLog, read_log
 from kdx.runtime.verdict_observer import JudgedFrame
@@ -336,6 +336,15 @@ def test_the_effect_is_the_largest_difference_of_the_distributions(calibrated):
     median = next(each for each in found.quantiles if each.share == 0.5)
     assert median.calibration == pytest.approx(np.log(2), rel=0.02)
     assert median.recent == pytest.approx(2 * np.log(2), rel=0.05)
+
+
+def test_few_scores_differ_by_chance_and_raise_no_alarm():
+    """20 scores at calibration and 50 parts of the same distribution, as at the start of a line."""
+    pairs = np.random.default_rng(0).standard_normal((200, 70))
+    found = [compare(pair[20:], pair[:20]) for pair in pairs]
+    assert sum(each.effect >= EFFECT for each in found) > 0.2 * len(found)
+    assert not any(each.alarm for each in found)
+    assert compare(pairs[0][20:] + 3, pairs[0][:20]).alarm
 
 
 def test_a_few_defective_parts_are_no_drift(calibrated):

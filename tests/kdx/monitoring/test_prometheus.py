@@ -11,7 +11,7 @@ import kdx
 from kdx.bundle.open import open_bundle
 from kdx.errors import OptionError
 from kdx.imaging.frame_faults import FrameFault
-from kdx.monitoring.drift import FEWEST_VERDICTS, effect_of
+from kdx.monitoring.drift import EFFECT, FEWEST_VERDICTS, SIGNIFICANCE, compare
 from kdx.monitoring.prometheus import Metrics
 
 prometheus = pytest.importorskip("prometheus_client")
@@ -78,7 +78,7 @@ def test_drift_is_that_of_kdx_drift(tiny_bundle, registry):
         add([calibrated.mean(), np.nan] * (FEWEST_VERDICTS - 1))
         assert np.isnan(effect())  # too few to say
         add([calibrated.mean()])
-        assert effect() == effect_of(np.full(FEWEST_VERDICTS, calibrated.mean()), calibrated)
+        assert effect() == compare(np.full(FEWEST_VERDICTS, calibrated.mean()), calibrated).effect
         empty = kdx.Verdict(
             kdx.Decision.UNDECIDED,
             float(calibrated.max() * 2),
@@ -88,14 +88,40 @@ def test_drift_is_that_of_kdx_drift(tiny_bundle, registry):
         )
         for _ in range(500):
             detector.metrics.add(empty, 1.0)  # a frame that shows no part
-        assert effect() == effect_of(np.full(FEWEST_VERDICTS, calibrated.mean()), calibrated)
+        assert effect() == compare(np.full(FEWEST_VERDICTS, calibrated.mean()), calibrated).effect
         add([calibrated.max() * 2] * 500)  # the latest alone count
         assert effect() == 1.0
+
+
+def test_an_alarm_is_that_of_kdx_drift(tiny_bundle, registry):
+    """A difference that few scores have by chance is none, however large it is."""
+    bundle = open_bundle(tiny_bundle)
+    calibrated = np.array(bundle.manifest.threshold.scores)
+    metrics = Metrics(registry, bundle, "fp32", "onnxruntime")
+
+    def add(scores) -> None:
+        for score in scores:
+            metrics.add(kdx.Verdict(kdx.Decision.GOOD, float(score), 1.0, np.zeros((2, 2), np.float32)), 1.0)
+
+    def read(name: str) -> float:
+        return registry.get_sample_value(f"kdx_drift_{name}", LABELS)
+
+    assert np.isnan(read("alarm"))
+    same = np.resize(calibrated, FEWEST_VERDICTS - 16)
+    add([*same, *[calibrated.max() * 2] * 16])
+    assert EFFECT < read("effect") < 0.5
+    assert compare(np.array([*same, *[calibrated.max() * 2] * 16]), calibrated).p_value > SIGNIFICANCE
+    assert read("alarm") == 0
+    add([calibrated.max() * 2] * 500)
+    assert (read("effect"), read("alarm")) == (1.0, 1.0)
+    add([calibrated.max() * 2, *np.resize(calibrated, 499)])  # what is compared is what is there now
+    assert (read("effect") < EFFECT, read("alarm")) == (True, 0.0)
 
 
 def test_without_a_calibration_there_is_no_drift(raw_bundle, registry):
     with load(raw_bundle, registry):
         assert registry.get_sample_value("kdx_drift_effect", LABELS) is None
+        assert registry.get_sample_value("kdx_drift_alarm", LABELS) is None
 
 
 def test_what_cannot_be(tiny_bundle, tiny_run, registry, monkeypatch):

@@ -4,11 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import math
 
+import msgspec
+import numpy as np
+
+from kdx.bundle.open import open_bundle
+from kdx.decision.verdict import Decision, Verdict
 from kdx.errors import BackendError
+from kdx.monitoring.drift import FEWEST_VERDICTS
+from kdx.monitoring.judged_by import JudgedBy
+from kdx.monitoring.prometheus import Metrics
 from kdx.station.record import Shown, not_judged
 from kdx.station.serve.answers import Asked
+from kdx.station.serve.figures import DriftFigures, Figures
 from kdx.station.serve.kept_shift import FILE, ShiftKeeper, read_shift
 from kdx.station.serve.live import NO_BUNDLE, Live, Seen
 
@@ -65,14 +73,35 @@ def test_large_images_do_not_pile_up():
 
 
 def test_drift_is_computed_now_and_then_and_is_unknown_for_few_scores():
-    effects = iter([math.nan, 0.5])
-    live = Live({"tile": lambda: next(effects)})
+    found = iter([None, DriftFigures(0.5, alarm=True)])
+    live = Live({"tile": lambda: next(found)})
     assert live.shift().bundles[0].drift is None
     for _ in range(24):
         live.add(undecided())
         assert live.shift().bundles[0].drift is None
+        assert not live.shift().bundles[0].drift_alarm
     live.add(undecided())
-    assert live.shift().bundles[0].drift == 0.5
+    (tile,) = live.shift().bundles
+    assert (tile.drift, tile.drift_alarm) == (0.5, True)
+
+
+def test_the_drift_of_a_bundle_is_that_of_its_metrics(tiny_bundle):
+    figures, bundle = Figures(), open_bundle(tiny_bundle)
+    metrics = Metrics(figures.registry, bundle, "fp32", "onnxruntime")
+    by = JudgedBy(
+        bundle=bundle.path.name, bundle_sha256="", graph_sha256="", backend="onnxruntime-cpu", precision="fp32"
+    )
+    assert figures.drift_of(by) is None
+    for _ in range(FEWEST_VERDICTS):
+        metrics.add(Verdict(Decision.GOOD, 1e9, 1.0, np.zeros((2, 2), np.float32)), 1.0)
+    assert figures.drift_of(by) == (1.0, True)
+    assert figures.drift_of(msgspec.structs.replace(by, precision="int8")) is None
+
+
+def test_a_large_difference_that_is_not_significant_is_no_alarm():
+    live = Live({"tile": lambda: DriftFigures(0.3, alarm=False)})
+    (tile,) = live.shift().bundles
+    assert (tile.drift, tile.drift_alarm) == (0.3, False)
 
 
 def test_a_server_that_is_started_again_counts_on(tmp_path):

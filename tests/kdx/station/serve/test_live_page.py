@@ -14,6 +14,7 @@ from PIL import Image
 
 import kdx
 from kdx.errors import BackendError
+from kdx.station.serve.figures import DriftFigures
 from tests.browser import Browser, find_browser, open_browser
 from tests.serving import Client, served, wait_until
 
@@ -133,6 +134,21 @@ def test_a_browser_is_let_in_by_the_token(tiny_bundle):
         assert {"HttpOnly", "SameSite=strict"} <= set(cookie.split("; "))
         assert state_of(server.url, {"Cookie": cookie.partition(";")[0]})["shift"]["latest"] == []
         assert Client(server.url, {"Cookie": "kdx_session=wrong"}).get("/v1/bundles").status == 401
+
+
+@pytest.mark.parametrize("alarm", [False, True])
+def test_the_page_shows_an_alarm_of_drift_where_kdx_drift_raises_one(station, browser, monkeypatch, alarm):
+    """The page itself compares nothing: a difference of 0.3 is no alarm where it may be chance."""
+    server, _ = station
+    live = server._page._live
+    live.shift()  # the drift is not computed again before more verdicts
+    monkeypatch.setattr(live._bundles["tiny"], "drift", DriftFigures(0.3, alarm))
+    browser.open(f"{server.url}/", width=1280, dark=False)
+    browser.wait_for("document.querySelectorAll('.tile').length")
+    tiles = browser.run("[...document.querySelectorAll('.tile')].map(tile => tile.innerText)")
+    (shown,) = [text.split("\n") for text in tiles if text.startswith("Score drift")]
+    assert shown[1:] == ["0.30", "the scores have moved" if alarm else "no alarm"]
+    assert browser.run("document.querySelectorAll('.tile.alarm').length") == int(alarm)
 
 
 @pytest.mark.parametrize(("width", "dark"), [(1280, False), (1280, True), (390, False), (390, True)])
