@@ -58,6 +58,10 @@ class ImageRecord:
         return Identity(file=self.sha256, pixels=self.pixels, look=self.look)
 
 
+# How many images that cannot be used an error names with their reasons.
+_LISTED = 5
+
+
 class BadImages:
     """Images that could not be used; training stops when there are more than a limit.
 
@@ -75,9 +79,19 @@ class BadImages:
         Raises:
             TrainingError: There are more images than the limit.
         """
-        self.reasons[path] = reason
+        self.add_all({path: reason})
+
+    def add_all(self, reasons: Mapping[Path, str]) -> None:
+        """Add images that were found together, so that an error names all of them.
+
+        Raises:
+            TrainingError: There are more images than the limit.
+        """
+        self.reasons |= reasons
         if len(self.reasons) > self.limit:
-            listed = "; ".join(list(self.reasons.values())[:5])
+            listed = "; ".join(list(self.reasons.values())[:_LISTED])
+            more = len(self.reasons) - _LISTED
+            listed += f"; and {more:,} more" if more > 0 else ""
             raise TrainingError(
                 f"{number_of(len(self.reasons), '[image|images]')} cannot be used: {listed}",
                 expected=f"at most {self.limit} bad images",
@@ -88,12 +102,14 @@ class BadImages:
 def scan_images(paths: Sequence[Path], bad: BadImages, progress: Progress = SILENT) -> list[ImageRecord]:
     """Read every file's header, and hash its bytes and its pixels."""
     records: list[ImageRecord] = []
+    found: dict[Path, str] = {}
     with ThreadPoolExecutor(max_workers=4) as pool:
         for scanned in track(progress, pool.map(_scan_one, paths), "reading images", len(paths)):
             if isinstance(scanned, ImageRecord):
                 records.append(scanned)
             else:
-                bad.add(*scanned)
+                found.update([scanned])
+    bad.add_all(found)
     return records
 
 

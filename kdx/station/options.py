@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -187,4 +188,10 @@ def _words(command: str) -> tuple[str, ...]:
         raise OptionError(f"the command cannot be split into words: {error}", received=command) from error
     if not words:
         raise OptionError("`command` names no program", fix="`command='program argument'`")
+    if shutil.which(words[0]) is None:
+        raise OptionError(
+            "`command` names a program that is not there or cannot be executed",
+            received=words[0],
+            fix="name it with its folder, or install it",
+        )
     return words

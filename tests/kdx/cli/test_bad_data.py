@@ -148,6 +148,16 @@ def test_bad_images_up_to_the_limit_are_named_counted_and_skipped(train, dataset
     assert "2 images could not be used" in stderr
 
 
+def test_all_images_that_are_none_are_named_at_once(train, dataset_copy):
+    names = [f"{number:03}.png" for number in range(7)]
+    for name in names:
+        spoil(dataset_copy / "train/good" / name, "not an image")
+    stderr = train(dataset_copy).stderr
+    assert "7 images cannot be used" in stderr
+    assert [name in stderr for name in names] == [True] * 5 + [False] * 2
+    assert "; and 2 more" in stderr
+
+
 def test_one_bad_image_past_the_limit_stops_training(train, dataset_copy, tmp_path):
     spoil(dataset_copy / "train/good/003.png", "truncated")
     spoil(dataset_copy / "train/good/005.png", "not an image")

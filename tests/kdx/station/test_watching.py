@@ -197,6 +197,7 @@ def test_records_of_the_command_line(place, cli):
         (lambda place: ["--keep", "good=7d"], "--keep would delete nothing"),
         (lambda place: ["--exec", ""], "--exec names no program"),
         (lambda place: ["--exec", "'"], "cannot be split"),
+        (lambda place: ["--exec", f"{place / 'nothing'} --now"], "--exec names a program that is not there"),
         (lambda place: ["--views", "a,b"], "both --part-of and --views"),
     ],
 )
