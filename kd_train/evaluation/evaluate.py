@@ -220,16 +220,16 @@ def _answers(
 ) -> Iterator[tuple[TestImage, NDArray[np.uint8], float, NDArray[np.float32] | None]]:
     """Yield each image with its frame, score and map; None for maps of frames read in bands."""
     if detector.input.is_in_bands:
-        for image in test:
-            with _skipping(image, bad, max_bad_images):
+        for number, image in enumerate(test, 1):
+            with _skipping(image, bad, max_bad_images, len(test) - number):
                 verdict, samples = judge_path(detector, image.path)
                 yield image, samples, verdict.score, None
         return
     for start in range(0, len(test), _BATCH):
         images: list[TestImage] = []
         pixels: list[NDArray[np.uint8]] = []
-        for image in test[start : start + _BATCH]:
-            with _skipping(image, bad, max_bad_images):
+        for number, image in enumerate(test[start : start + _BATCH], start + 1):
+            with _skipping(image, bad, max_bad_images, len(test) - number):
                 pixels.append(read_image(image.path, detector.input))
                 images.append(image)
         if images:
@@ -238,12 +238,12 @@ def _answers(
 
 
 @contextmanager
-def _skipping(image: TestImage, bad: dict[str, str], most: int) -> Iterator[None]:
-    """Skip an image that cannot be read; add the reason to ``bad``, which has ``most`` at most."""
+def _skipping(image: TestImage, bad: dict[str, str], most: int, later: int) -> Iterator[None]:
+    """Skip an image that cannot be read, with ``later`` images after it, see :func:`skip_bad`."""
     try:
         yield
     except ImageError as error:
-        skip_bad(image.path, error, bad, most)
+        skip_bad(image.path, error, bad, most, later)
 
 
 def _map_size(detector: Detector) -> tuple[int, int]:

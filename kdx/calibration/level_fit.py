@@ -77,12 +77,12 @@ def fit_level(
     read: list[str] = []
     bad: dict[str, str] = {}
     with progress.task("fitting the level map", len(chosen)) as task:
-        for digest, path in chosen.items():
+        for number, (digest, path) in enumerate(chosen.items(), 1):
             task.advance()
             try:
                 image = read_image(path, detector.input)
             except ImageError as error:  # calibration reads it again, and reports it
-                skip_bad(path, error, bad, max_bad_images)
+                skip_bad(path, error, bad, max_bad_images, len(chosen) - number)
                 continue
             if lasting_faults_of(image, detector.frame_limits):
                 continue  # it shows no part; calibration names it where it scores the other images

@@ -81,7 +81,7 @@ class ImageScorer:
         found = ScoredImages()
         seen: set[str] = set()
         with self.progress.task(f"scoring {kind} images", len(paths)) as task:
-            for path in paths:
+            for number, path in enumerate(paths, 1):
                 task.advance()
                 try:
                     identity = identify(path)
@@ -89,7 +89,7 @@ class ImageScorer:
                     if self._is_new(path, identity, likeness, found, seen) and identity.file not in skipped:
                         self._add(path, identity, likeness, found)
                 except ImageError as error:
-                    skip_bad(path, error, self.bad, self.max_bad_images)
+                    skip_bad(path, error, self.bad, self.max_bad_images, len(paths) - number)
         wrong = int((~np.isfinite(np.array(found.scores))).sum())
         if wrong:
             said = number_of(wrong, f"{kind} [image has a score that is|images have scores that are] not finite")

@@ -10,7 +10,7 @@ from kdx.remarks import Remark, remark
 from kdx.text import agreeing
 
 
-def skip_bad(path: Path, error: ImageError, bad: dict[str, str], most: int, later: int = 0) -> None:
+def skip_bad(path: Path, error: ImageError, bad: dict[str, str], most: int, later: int) -> None:
     """Skip an image that cannot be read.
 
     Args:
@@ -18,7 +18,7 @@ def skip_bad(path: Path, error: ImageError, bad: dict[str, str], most: int, late
         error: Why it cannot be read.
         bad: The reason for each image that cannot be read; this one is added.
         most: How many images may be skipped.
-        later: How many images come after this one.
+        later: How many images come after this one and are not looked at if it stops the command.
 
     Raises:
         ImageError: More images cannot be read than may be skipped. It is the error that was given,

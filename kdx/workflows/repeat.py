@@ -102,13 +102,13 @@ def repeat(
         if threshold is None:
             raise DataError(f"'{bundle}' has no threshold to compare scores with", fix="run kdx calibrate BUNDLE DATA")
         require_reader(detector.input)
-        for path in track(progress, paths, "judging", len(paths)):
+        for number, path in enumerate(track(progress, paths, "judging", len(paths)), 1):
             try:
                 identity = identify(path)
                 judged[path], _ = judge_path(detector, path)
                 identities.append((path, identity))
             except ImageError as error:
-                skip_bad(path, error, bad, max_bad_images)
+                skip_bad(path, error, bad, max_bad_images, len(paths) - number)
     kept, copies = distinct(identities)
     _require_answers(judged)
     shown = [path for path in kept if judged[path].decision is not Decision.UNDECIDED]

@@ -53,11 +53,11 @@ def propose(
     paths = require_good(folder)
 
     def images() -> Iterator[NDArray[np.uint8]]:
-        for path in track(progress, paths, "looking for what varies", len(paths)):
+        for number, path in enumerate(track(progress, paths, "looking for what varies", len(paths)), 1):
             try:
                 yield read_image(path, bundle.manifest.camera)
             except ImageError as error:
-                skip_bad(path, error, bad, max_bad_images)
+                skip_bad(path, error, bad, max_bad_images, len(paths) - number)
 
     return propose_mask(images(), varies)
 

@@ -3,6 +3,7 @@ is 2."""
 
 from __future__ import annotations
 
+import re
 import shutil
 import struct
 import zlib
@@ -312,3 +313,15 @@ def test_float_file_is_refused(tmp_path):
     Image.fromarray(np.zeros((8, 8), np.float32)).save(tmp_path / "float.tif")
     with pytest.raises(ImageError, match="unsupported kind: F"):
         read_image(tmp_path / "float.tif", InputSpec(height=8, width=8))
+
+
+@pytest.mark.parametrize("command", ["calibrate", "evaluate", "repeat"])
+def test_images_after_one_that_stops_a_command_are_counted(cli, tiny_bundle, dataset_copy, command):
+    folder = dataset_copy / ("test/good" if command != "calibrate" else "train/good")
+    first, *rest = sorted(folder.iterdir())
+    spoil(first, "truncated")
+    data = folder if command == "repeat" else dataset_copy
+    said = cli(command, tiny_bundle, data, "--backend", "onnxruntime-cpu", code=2).stderr
+    assert f"{first.name}' is damaged" in said
+    later = re.search(r"the (\d+) images after it were not looked at", said)
+    assert int(later[1]) >= len(rest)

@@ -14,7 +14,7 @@ EMPTY = ImageError("'a.png' is empty (0 bytes)", fix="replace or remove the file
 
 def test_up_to_a_limit_the_reasons_are_kept() -> None:
     bad: dict[str, str] = {}
-    skip_bad(Path("a.png"), EMPTY, bad, 1)
+    skip_bad(Path("a.png"), EMPTY, bad, 1, 0)
     assert bad == {"a.png": "'a.png' is empty (0 bytes)"}
 
 
