@@ -6,12 +6,15 @@ import dataclasses
 from pathlib import Path
 
 import msgspec
+import numpy as np
 import onnx
+from numpy.typing import NDArray
 
 from kd_export.precision.activations import signed_activations
 from kdx.bundle.checked_files import Graph
-from kdx.bundle.engine_record import PLAN, RECORD, SCHEMA, EngineRecord, Fingerprint, Layer, engines_of
-from kdx.errors import BackendError
+from kdx.bundle.engine_record import PLAN, RECORD, SCHEMA, EngineRecord, Fingerprint, Layer, records_of
+from kdx.errors import BackendError, InputError
+from kdx.runtime.backend import Outputs
 from kdx.runtime.backend_table import BACKENDS
 from kdx.runtime.onnxruntime.cpu import OnnxRuntimeCpu
 from kdx.storage.files import sha256_bytes
@@ -59,17 +62,24 @@ def add_engine(bundle: Path, name: str, record: EngineRecord, plan: bytes = b"pl
 
 class EmulatedTensorRT(OnnxRuntimeCpu):
     """The numbers of TensorRT without a GPU: the graph that its engine is built from, in ONNX
-    Runtime. It needs an engine in the bundle."""
+    Runtime. It needs an engine in the bundle, and takes its batches alone."""
 
     name = "tensorrt"
 
     def __init__(self, graph: Graph, threads: int | None = None) -> None:
-        if graph.sha256 not in {engine.record.onnx_sha256 for engine in engines_of(graph.path.parent)}:
+        records = records_of(graph)
+        if not records:
             raise BackendError(f"there is no engine of {graph.path.name}")
+        self.max_batch = records[0].batches[-1]
         built_from = graph.path.parent / f"engines/{graph.path.name}"
         onnx.save(signed_activations(onnx.load_from_string(graph.read())), built_from)
         super().__init__(Graph.of(built_from), threads)
         built_from.unlink()
+
+    def run(self, images: NDArray[np.uint8]) -> Outputs:
+        if len(images) > self.max_batch:
+            raise InputError("the batch does not fit the engine", expected=f"1 to {self.max_batch} images")
+        return super().run(images)
 
 
 def emulate_tensorrt(monkeypatch) -> None:

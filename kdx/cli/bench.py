@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import typer
+from rich.markup import escape
 
 from kdx.cli.output import also_written, make_table, out, print_json, progress_for
 from kdx.cli.shared_options import FORCE_OPTION, JSON_OPTION, batch_sizes, require_effect
@@ -65,8 +66,7 @@ def bench(
             f"--batch and {kinds[0]} exclude each other: that is of single images", fix="leave out --batch"
         )
     opened = open_bundle(bundle)
-    count = threads or usable_cores()
-    progress = progress_for(json)
+    count, progress = threads or usable_cores(), progress_for(json)
     if budget_ms is not None:
         share = 99.9 if percentile is None else percentile
         record = measure_budget(
@@ -138,7 +138,8 @@ def _show(record: dict[str, Any]) -> None:
         times = (f"{value:.2f}" for value in (r.p50_ms, r.p95_ms, r.p99_ms, r.max_ms))
         table.add_row(r.name, r.precision, str(r.batch), *times, f"{r.images_per_second:.0f}", ratio)
     out.print(table)
+    for each in record["not_timed"]:
+        out.print(f"[yellow]not timed[/]: {escape(str(each))}")
     versions = ", ".join(f"{name} {number}" for name, number in machine.versions.items())
-    first = record["results"][0]
-    threads = number_of_threads(machine.threads)
+    first, threads = record["results"][0], number_of_threads(machine.threads)
     out.print(f"{machine.cpu}, {threads}; {first.runs} runs after {first.warm_up} warm-ups; {versions}")

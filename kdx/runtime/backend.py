@@ -75,6 +75,17 @@ class Backend(Protocol):
     ) -> None: ...
 
 
+def largest_batch(backend: Backend, largest: int) -> int:
+    """Return the largest batch that a backend takes.
+
+    Args:
+        backend: The backend. An engine, whose ``max_batch`` says so, may have been built for
+            smaller batches than its bundle's graph takes.
+        largest: The largest batch of the bundle's graph.
+    """
+    return min(largest, getattr(backend, "max_batch", largest))
+
+
 @runtime_checkable
 class Profiled(Protocol):
     """A backend that can measure how long each node takes."""

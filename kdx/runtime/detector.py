@@ -24,7 +24,7 @@ from kdx.errors import InputError
 from kdx.imaging.field_of_view import FieldOfView
 from kdx.imaging.frame_faults import FrameLimits
 from kdx.imaging.images import InputSpec
-from kdx.runtime.backend import Backend, ClosesOnExit, Outputs
+from kdx.runtime.backend import Backend, ClosesOnExit, Outputs, largest_batch
 from kdx.runtime.device_arrays import DeviceArray, device_array
 from kdx.runtime.loading_process import LoadingProcess
 from kdx.runtime.rule_fields import FieldOfRule
@@ -117,7 +117,7 @@ class Detector(ClosesOnExit):
         self._rule_lock = threading.Lock()
         self.rule = rule
         # An engine may have been built for smaller batches than its bundle's graph.
-        self.max_batch = min(max_batch, getattr(backend, "max_batch", max_batch))
+        self.max_batch = largest_batch(backend, max_batch)
         self.precision = precision
         self.log = log
         self.metrics = metrics

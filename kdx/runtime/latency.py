@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from kdx.errors import OptionError
 from kdx.progress import SILENT, Progress
-from kdx.runtime.backend import Backend
+from kdx.runtime.backend import Backend, largest_batch
 
 # The number of uncounted calls of each candidate when its turn comes: the other's threads may still
 # spin, and caches are cold. Rounds alternate the candidates, so that a drift of the machine's speed
@@ -69,7 +69,8 @@ def time_backends(
         candidates: Loaded backends.
         images: uint8 ``(K, H, W, C)``; batches cycle through them.
         precisions: The precision of each candidate's graph, for the record; None for FP32.
-        batches: The batch sizes.
+        batches: The batch sizes. A candidate is measured at those that it takes: an engine may have
+            been built for smaller ones. The others have no latency.
         runs: The number of counted calls of each candidate at batch 1; larger batches need fewer,
             at least 100.
         warm_up: The number of uncounted calls of each candidate at the beginning.
@@ -81,25 +82,29 @@ def time_backends(
     if runs < 20:
         raise OptionError("too few runs for a percentile", expected="at least 20", received=str(runs))
     results: list[Latency] = []
+    pairs = list(zip(candidates, precisions or ["fp32"] * len(candidates), strict=True))
     for batch in batches:
+        takers = [(each, precision) for each, precision in pairs if largest_batch(each, batch) == batch]
+        if not takers:
+            continue
         counted = max(min(runs, _LEAST_FOR_P99), runs // batch)
         data = [
             np.ascontiguousarray(images[[i % len(images) for i in range(start, start + batch)]])
             for start in range(max(len(images), 1))
         ]
-        times: list[list[float]] = [[] for _ in candidates]
-        total = len(candidates) * (warm_up + counted)
+        times: list[list[float]] = [[] for _ in takers]
+        total = len(takers) * (warm_up + counted)
         with progress.task(f"timing batch {batch}", total) as task:
-            for candidate in candidates:
+            for candidate, _ in takers:
                 for i in range(warm_up):
                     candidate.run(data[i % len(data)])
                 task.advance(warm_up)
             while len(times[-1]) < counted:
-                for candidate, measured in zip(candidates, times, strict=True):
+                for (candidate, _), measured in zip(takers, times, strict=True):
                     share = min(-(-counted // _ROUNDS), counted - len(measured))
                     measured += _time(candidate, data, share)
                     task.advance(share, candidate.name)
-        results += _summaries(candidates, precisions or ["fp32"] * len(candidates), times, batch, warm_up)
+        results += _summaries(takers, times, batch, warm_up)
     return results
 
 
@@ -116,10 +121,10 @@ def _time(candidate: Backend, data: list[NDArray[np.uint8]], runs: int) -> list[
 
 
 def _summaries(
-    candidates: Sequence[Backend], precisions: Sequence[str], times: list[list[float]], batch: int, warm_up: int
+    candidates: Sequence[tuple[Backend, str]], times: list[list[float]], batch: int, warm_up: int
 ) -> list[Latency]:
     medians = [float(np.median(measured)) for measured in times]
-    baseline = next((m for c, m in zip(candidates, medians, strict=True) if c.name == "eager baseline"), None)
+    baseline = next((m for (c, _), m in zip(candidates, medians, strict=True) if c.name == "eager baseline"), None)
     return [
         Latency(
             name=candidate.name,
@@ -134,5 +139,5 @@ def _summaries(
             images_per_second=round(batch / median * 1e3, 1),
             speed_up=None if baseline is None else round(baseline / median, 2),
         )
-        for candidate, precision, measured, median in zip(candidates, precisions, times, medians, strict=True)
+        for (candidate, precision), measured, median in zip(candidates, times, medians, strict=True)
     ]

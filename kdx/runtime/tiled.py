@@ -11,7 +11,7 @@ from kdx.bundle.manifest import Manifest
 from kdx.decision.answers import AnswerLimits, answer_limits
 from kdx.errors import BackendError
 from kdx.imaging.tiling import Frame, Stitcher
-from kdx.runtime.backend import Backend, ClosesOnExit, Outputs
+from kdx.runtime.backend import Backend, ClosesOnExit, Outputs, largest_batch
 
 
 class Bands:
@@ -75,8 +75,7 @@ class Tiled(ClosesOnExit):
         self.limits = limits or AnswerLimits()
         self.name = graph.name
         self.stitcher = stitcher
-        # An engine may have been built for smaller batches than its bundle's graph.
-        self._batch = min(stitcher.tiling.batch, getattr(graph, "max_batch", stitcher.tiling.batch))
+        self._batch = largest_batch(graph, stitcher.tiling.batch)
 
     @property
     def graph_batches(self) -> set[int]:

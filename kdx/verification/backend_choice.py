@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from kdx.bundle.bundle import Bundle
 from kdx.bundle.signature import require_signed_engines
 from kdx.bundle.variants import OWN_THRESHOLD
-from kdx.errors import BackendError, ForkError
+from kdx.errors import BackendError, ForkError, InputError
 from kdx.remarks import Remark, remark
 from kdx.runtime.backend import Backend
 from kdx.runtime.backend_table import BACKENDS, BackendInfo, find_backend, require_backends
@@ -144,7 +144,7 @@ def backend_precision_pairs(bundle: Bundle) -> list[tuple[BackendInfo, str]]:
 def _measure(bundle: Bundle, pairs: Sequence[tuple[BackendInfo, str]], threads: int | None) -> BackendChoice:
     """Compare every candidate with the golden images, and time those that pass."""
     check = GoldenCheck(bundle)
-    batches = check.certificate_batches  # reads the golden images, before any engine is opened
+    _ = check.golden  # read before any engine is opened; raises if it cannot be
     failed: list[BackendCandidate] = []
     passed: list[tuple[str, str]] = []
     with ExitStack() as held:
@@ -152,10 +152,11 @@ def _measure(bundle: Bundle, pairs: Sequence[tuple[BackendInfo, str]], threads: 
         for info, precision in pairs:
             try:
                 backend = held.enter_context(info.open(bundle.graph_of(precision), threads, precision))
+                batches = check.certificate_batches(backend)
                 compared = check.compare(backend, precision, batches, runtime=info.runtime)
             except ForkError:
                 raise  # it says nothing about the machine, whose choice is remembered
-            except BackendError as error:
+            except (BackendError, InputError) as error:  # the latter: an engine that does not take the golden images
                 failed.append(BackendCandidate(backend=info.name, precision=precision, reason=error.message))
                 continue
             wrong = next((each for each in compared if not each.passed), None)

@@ -14,7 +14,7 @@ import msgspec
 from kdx.bundle.bundle import Bundle
 from kdx.bundle.teacher_comparison import TeacherComparison
 from kdx.bundle.variants import Judged
-from kdx.errors import BackendError
+from kdx.errors import BackendError, InputError
 from kdx.runtime.backend_table import BackendInfo
 from kdx.verification.comparison import Comparison
 from kdx.verification.golden import GoldenCheck
@@ -72,14 +72,15 @@ def verify(
         BundleError: The golden images cannot be read, or the bundle has no graph of a precision.
     """
     check = GoldenCheck(bundle)
-    batches = check.certificate_batches  # reads the golden images, before any engine is opened
+    _ = check.golden  # read before any engine is opened; raises if it cannot be
     wanted = list(precisions or bundle.manifest.precisions)
     comparisons: list[Comparison] = []
     for info, precision in _pairs(bundle, backends, wanted):
         try:
             with info.open(bundle.graph_of(precision), threads, precision) as backend:
+                batches = check.certificate_batches(backend)
                 comparisons += check.compare(backend, precision, batches, runtime=info.runtime)
-        except BackendError as error:
+        except (BackendError, InputError) as error:  # the latter: an engine that does not take the golden images
             reason = "; ".join(part for part in (error.message, error.received, error.fix) if part)
             comparisons.append(Comparison(backend=info.name, precision=precision, batch=1, images=0, error=reason))
     manifest = bundle.manifest

@@ -16,7 +16,7 @@ from kdx.bundle.bundle import Bundle, Golden, read_reference
 from kdx.bundle.manifest import Manifest
 from kdx.decision.post_processing import PostProcessing, golden_post_processing
 from kdx.errors import BackendError
-from kdx.runtime.backend import Backend
+from kdx.runtime.backend import Backend, largest_batch
 from kdx.runtime.backend_table import runtime_of
 from kdx.runtime.tiled import graph_backend
 from kdx.verification.comparison import Comparison, compare_batch, describe_difference, describe_tolerances
@@ -55,10 +55,14 @@ class GoldenCheck:
     def _post_processing(self) -> PostProcessing:
         return golden_post_processing(self.bundle)
 
-    @property
-    def certificate_batches(self) -> list[int]:
-        """The batch sizes that a certificate compares at, see :func:`certificate_batches`."""
-        return certificate_batches(len(self.golden.images), self.bundle.manifest.max_batch)
+    def certificate_batches(self, backend: Backend) -> list[int]:
+        """Return the batch sizes at which a certificate compares a backend.
+
+        An engine is compared at sizes that it was built for, which may be smaller than its graph's;
+        see :func:`certificate_batches`.
+        """
+        most = largest_batch(graph_backend(backend), self.bundle.manifest.max_batch)
+        return certificate_batches(len(self.golden.images), most)
 
     def compare(
         self, backend: Backend, precision: str, batches: Iterable[int] = (1,), *, runtime: str | None = None
@@ -110,7 +114,7 @@ class GoldenCheck:
 
 
 def certificate_batches(images: int, max_batch: int) -> list[int]:
-    """Return the batch sizes of a certificate: single images and, if the graph allows it, several.
+    """Return the batch sizes of a certificate: single images and, if the backend takes it, several.
 
     Golden images are repeated where they are fewer. An uneven number meets no alignment by chance.
     """

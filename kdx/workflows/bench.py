@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from kdx.bundle.bundle import Bundle
-from kdx.errors import OptionError
+from kdx.errors import BackendError, OptionError, in_one_line
 from kdx.loading.bundle_detector import detector_of
 from kdx.progress import Progress
-from kdx.runtime.backend import Profiled
+from kdx.runtime.backend import Profiled, largest_batch
 from kdx.runtime.cycle_time import measure_cycle_time
 from kdx.runtime.latency import time_backends
 from kdx.runtime.machine import RUNTIME_PACKAGES, Machine, describe_machine, package_versions
@@ -18,6 +21,25 @@ from kdx.runtime.stages import stages_of
 from kdx.runtime.tiled import for_frames
 from kdx.verification.backend_choice import backend_precision_pairs
 from kdx.workflows.packages import needs
+
+
+class NotTimed(msgspec.Struct, frozen=True):
+    """A backend at a batch size at which it has no latency, and why.
+
+    Attributes:
+        name: The backend's name.
+        precision: The precision of the graph.
+        batch: The batch size.
+        reason: Why there is no time.
+    """
+
+    name: str
+    precision: str
+    batch: int
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.name}, {self.precision}, batch {self.batch}: {self.reason}"
 
 
 def this_machine(threads: int) -> Machine:
@@ -37,6 +59,9 @@ def measure_latency(
 ) -> dict[str, Any]:
     """Time every backend in every precision, in turns.
 
+    The entry ``not_timed`` of the record names what has no time and why: a backend that does not
+    open, and the batch sizes that an engine was not built for.
+
     Args:
         bundle: The bundle.
         threads: Threads of each backend.
@@ -48,6 +73,7 @@ def measure_latency(
 
     Raises:
         OptionError: A baseline was asked for, and the bundle cuts frames into tiles.
+        BackendError: No backend takes any of these batch sizes.
     """
     manifest = bundle.manifest
     candidates: list[Any] = []
@@ -59,18 +85,37 @@ def measure_latency(
             from kd_train.training.run_folder import Run
         candidates += eager_candidates(Run(baseline), manifest, threads=threads)
     precisions = ["fp32"] * len(candidates)
-    for info, precision in backend_precision_pairs(bundle):
-        candidates.append(for_frames(info.open(bundle.graph_of(precision), threads, precision), manifest))
-        precisions.append(precision)
-    results = time_backends(
-        candidates,
-        bundle.camera_images(),
-        precisions=precisions,
-        batches=tuple(batches),
-        runs=runs,
-        warm_up=warm_up,
-        progress=progress,
-    )
+    not_timed: list[NotTimed] = []
+    with ExitStack() as held:
+        for info, precision in backend_precision_pairs(bundle):
+            try:
+                backend = held.enter_context(info.open(bundle.graph_of(precision), threads, precision))
+            except BackendError as error:
+                reason = in_one_line(error)
+                not_timed += [NotTimed(info.name, precision, batch, reason) for batch in batches]
+                continue
+            candidates.append(for_frames(backend, manifest))
+            precisions.append(precision)
+            for batch in batches:
+                if (largest := largest_batch(candidates[-1], batch)) < batch:
+                    reason = f"takes batches of up to {largest}"
+                    not_timed.append(NotTimed(info.name, precision, batch, reason))
+        results = time_backends(
+            candidates,
+            bundle.camera_images(),
+            precisions=precisions,
+            batches=tuple(batches),
+            runs=runs,
+            warm_up=warm_up,
+            progress=progress,
+        )
+    if not results:
+        raise BackendError(
+            "no backend on this machine can be timed at these batch sizes",
+            expected=f"batches of {', '.join(map(str, batches))}",
+            received="; ".join(map(str, not_timed)),
+            fix="leave out `batch`, or build an engine for these sizes: kdx build-engine BUNDLE --batch 1,8",
+        )
     return {
         "bundle": bundle.path.name,
         "method": manifest.method,
@@ -79,6 +124,7 @@ def measure_latency(
         "map_size": manifest.camera_map_size,
         "machine": this_machine(threads),
         "results": results,
+        "not_timed": not_timed,
     }
 
 
