@@ -31,6 +31,7 @@ from kdx.bundle.engine_record import (
 from kdx.bundle.graph_contract import INPUT
 from kdx.errors import BackendError, GateError, OptionError
 from kdx.runtime.gpu import gpus
+from kdx.runtime.tensorrt.contexts import context_bytes, create_context
 from kdx.runtime.tensorrt.cuda.created import created
 from kdx.runtime.tensorrt.log import make_log
 from kdx.storage.files import new_folder, refuse_existing, require_writable, sha256_bytes, write_atomic
@@ -279,13 +280,12 @@ def _inspect(flavour: Flavour, built: _Built, *, loadable: bool) -> tuple[list[L
     inspector = created("an engine inspector", engine.create_engine_inspector, log.take)
     information = inspector.get_engine_information(trt.LayerInformationFormat.JSON)
     if "dynamic shapes" in information:  # then formats are shown for the shapes of a context
-        context = created("an execution context", engine.create_execution_context, log.take)
+        # Without memory: nothing runs in it.
+        context = created("an execution context", lambda: create_context(trt, engine), log.take)
         context.set_input_shape(INPUT, (1, *tuple(engine.get_tensor_shape(INPUT))[1:]))
         inspector.execution_context = context
         information = inspector.get_engine_information(trt.LayerInformationFormat.JSON)
-    # TensorRT 11 has only the first, 8.6 only the second.
-    name = "device_memory_size_v2" if hasattr(engine, "device_memory_size_v2") else "device_memory_size"
-    return engine_layers(information), "inspector", round(float(getattr(engine, name)) / _MIB, 1)
+    return engine_layers(information), "inspector", round(context_bytes(engine) / _MIB, 1)
 
 
 @contextmanager

@@ -16,6 +16,7 @@ from kdx.errors import BackendError, InputError
 from kdx.runtime.backend import ClosesOnExit, Outputs
 from kdx.runtime.device_arrays import DeviceArray, device_array
 from kdx.runtime.gpu import Gpu, gpus
+from kdx.runtime.tensorrt.contexts import create_context
 from kdx.runtime.tensorrt.cuda.api import CudaApi
 from kdx.runtime.tensorrt.cuda.bindings import CudaBindings
 from kdx.runtime.tensorrt.cuda.created import created
@@ -101,7 +102,7 @@ class TensorRT(ClosesOnExit):
                 api,
                 loaded,
                 engine.record.batches,
-                create_context=lambda loaded: _create_context(trt, loaded),
+                create_context=lambda loaded: create_context(trt, loaded),
                 cuda_graph=cuda_graph,
                 explain=self._log.take,
             )
@@ -215,17 +216,3 @@ def _require_contract(trt: Any, loaded: Any, engine: Engine) -> None:
             received=str(tensors),
             fix=rebuild_command(engine.record),
         )
-
-
-def _create_context(trt: Any, loaded: Any) -> Any:
-    """Create an execution context in which TensorRT for RTX compiles its kernels at once.
-
-    By default, it runs a slow kernel until its compiler has finished, and a CUDA graph that is
-    captured meanwhile would keep the slow kernel.
-    """
-    strategies = getattr(trt, "DynamicShapesKernelSpecializationStrategy", None)
-    if strategies is None:
-        return loaded.create_execution_context()
-    config = created("a runtime configuration", loaded.create_runtime_config)
-    config.dynamic_shapes_kernel_specialization_strategy = strategies.EAGER
-    return loaded.create_execution_context(config)

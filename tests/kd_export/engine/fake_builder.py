@@ -224,16 +224,29 @@ def make(version: str = "10.16.1", precision: str = "fp16", **faults: Any) -> Mo
 
     @real.like("IExecutionContext", own=("shape",))
     class Context:
+        """A context without memory, in which nothing can run."""
+
         def set_input_shape(self, name: str, shape: Any) -> None:
             self.shape = name, shape
+
+    def new_context() -> Context | None:
+        return None if "create_execution_context" in nothing else Context()
 
     @real.like("ICudaEngine")
     class Engine:
         def create_engine_inspector(self) -> Inspector | None:
             return None if "create_engine_inspector" in nothing else Inspector()
 
-        def create_execution_context(self) -> Context | None:
-            return None if "create_execution_context" in nothing else Context()
+        if major < 10:
+
+            def create_execution_context_without_device_memory(self) -> Context | None:
+                return new_context()
+
+        else:
+
+            def create_execution_context(self, strategy: Any = None) -> Context | None:
+                assert strategy.name == "USER_MANAGED", "memory for nothing"
+                return new_context()
 
         def get_tensor_shape(self, name: str) -> Dims:
             return Dims(-1, 8, 8, 3)
@@ -268,6 +281,7 @@ def make(version: str = "10.16.1", precision: str = "fp16", **faults: Any) -> Mo
     enumerations = (
         *("NetworkDefinitionCreationFlag", "ProfilingVerbosity", "LayerInformationFormat"),
         *("BuilderFlag", "TacticSource"),
+        *(("ExecutionContextAllocationStrategy",) if major >= 10 else ()),
     )
     module.__dict__.update(
         {name: real.enumeration(name) for name in enumerations},

@@ -1,5 +1,7 @@
 """Runs an engine: fixed memory, one stream, a context for each profile, and CUDA graphs.
 
+All contexts compute in the same memory, because calls take turns.
+
 The first call of a shape is a plain enqueue, so that TensorRT completes deferred work, and errors
 occur, before a capture. The second call in a row is captured, and later calls launch the copies and
 the layers as one graph. A graph belongs to the current shape of its context: another batch size in
@@ -22,6 +24,7 @@ from kdx.bundle.graph_contract import INPUT, MAP
 from kdx.errors import BackendError, InputError
 from kdx.runtime.backend import Outputs
 from kdx.runtime.device_arrays import DeviceArray
+from kdx.runtime.tensorrt.contexts import context_bytes, give_memory
 from kdx.runtime.tensorrt.cuda.api import CudaApi
 from kdx.runtime.tensorrt.cuda.buffers import Buffers
 from kdx.runtime.tensorrt.cuda.profile import GpuWork, Profile, require
@@ -52,7 +55,8 @@ class EngineRunner:
         engine: TensorRT's ``ICudaEngine``, with the tensors of a kdx graph. The runner owns it: the
             caller must not keep it after ``close``.
         batches: The largest batch of each optimisation profile, ascending.
-        create_context: Creates an execution context of the engine.
+        create_context: Creates an execution context of the engine, which takes its memory from the
+            runner; see :mod:`kdx.runtime.tensorrt.contexts`.
         cuda_graph: Whether to capture CUDA graphs.
         explain: Returns what TensorRT logged last, for messages.
 
@@ -72,7 +76,7 @@ class EngineRunner:
         engine: Any,
         batches: Sequence[int],
         *,
-        create_context: Callable[[Any], Any] = lambda engine: engine.create_execution_context(),
+        create_context: Callable[[Any], Any],
         cuda_graph: bool = True,
         explain: Callable[[], str] = lambda: "",
     ) -> None:
@@ -88,9 +92,14 @@ class EngineRunner:
         self.image_shape = tuple(engine.get_tensor_shape(INPUT))[1:]
         self.max_batch = batches[-1]
         with api.current(), ExitStack() as resources:
+            # CUDA allocates no 0 bytes, and TensorRT takes no address of nothing.
+            nbytes = max(context_bytes(engine), 1)
+            memory = api.allocate(nbytes)
+            resources.callback(api.free, memory)
             resources.callback(self._release)
             for index, capacity in enumerate(batches):
                 self._profiles.append(Profile(api, self._make_context(create_context, index), capacity, explain))
+                give_memory(self._profiles[-1].context, memory, nbytes)
             largest = (self.max_batch, *self.image_shape)
             self._profiles[-1].set_batch(largest)
             map_shape = tuple(self._profiles[-1].context.get_tensor_shape(MAP))

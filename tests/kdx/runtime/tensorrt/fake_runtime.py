@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from tests.kdx.runtime.tensorrt.fake_cuda import FakeCuda
-from tests.kdx.runtime.tensorrt.real_api import VERSIONS, RealApi
+from tests.kdx.runtime.tensorrt.real_api import RTX, VERSIONS, RealApi
 
 HEIGHT, WIDTH, CHANNELS = 6, 8, 3
 SHAPE = (HEIGHT, WIDTH, CHANNELS)
@@ -28,8 +28,12 @@ def expected_outputs(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return maps, maps.max(axis=(1, 2))[:, None]
 
 
-REAL = RealApi(*VERSIONS)
+REAL, OLD, NEW, FOR_RTX = RealApi(*VERSIONS), RealApi("8.6.0"), RealApi(*VERSIONS[1:], RTX), RealApi(RTX)
 DataType, TensorIOMode, Severity = (REAL.enumeration(name) for name in ("DataType", "TensorIOMode", "Severity"))
+Allocation = NEW.enumeration("ExecutionContextAllocationStrategy")
+Kernels = FOR_RTX.enumeration("DynamicShapesKernelSpecializationStrategy")
+
+CONTEXT_BYTES = 3 * 256  # what a context of the fake engine needs to compute in
 
 
 @REAL.like("Dims")
@@ -46,13 +50,20 @@ class Dims:
         return self._sizes[index]
 
 
-@REAL.like("IExecutionContext", own=("is_stream_capturable",))  # TensorRT for RTX
+@REAL.like("IExecutionContext")
 class FakeContext:
     """An execution context. Whatever changes it leaves work for the next plain enqueue; a capture
-    before that fails."""
+    before that fails.
 
-    def __init__(self, engine: FakeEngine) -> None:
+    Args:
+        engine: The engine.
+        is_user_managed: Whether it takes its memory from the caller, and has none of its own.
+    """
+
+    def __init__(self, engine: BaseEngine, *, is_user_managed: bool = True) -> None:
         self._engine = engine
+        self._is_user_managed = is_user_managed
+        self._memory: int | None = None
         self._cuda = engine.cuda
         self._addresses: dict[str, int] = {}
         self._profile: int | None = None
@@ -64,6 +75,18 @@ class FakeContext:
     def _changed(self) -> None:
         self._deferred = True
         self._version += 1
+
+    def _take_memory(self, memory: int, size: int) -> None:
+        """Log what TensorRT logs against the memory; the call itself returns nothing."""
+        if not self._is_user_managed:
+            self._engine.log("setDeviceMemory: Context not created with user managed device memory, cannot set buffer")
+        elif memory % 256:
+            self._engine.log("setDeviceMemory: memory must be aligned on 256 bytes")
+        elif size < CONTEXT_BYTES:
+            self._engine.log(f"setDeviceMemoryV2: The provided memory size is too small. Provided {size}")
+        else:
+            self._memory = memory
+            self._changed()
 
     def set_optimization_profile_async(self, profile_index: int, stream_handle: int) -> bool:
         if self._cuda.fails("set_optimization_profile_async"):
@@ -107,6 +130,9 @@ class FakeContext:
             return False
         if self._batch is None or len(self._addresses) != 3:
             raise self._cuda.misuse("TensorRT runs without shape or addresses")
+        if self._is_user_managed and self._memory is None:
+            self._engine.log("IExecutionContext::setDeviceMemoryV2 should be called before enqueue/execute.")
+            return False
         capturing = self._cuda.streams[stream_handle].captured is not None
         if capturing and self._deferred:
             raise self._cuda.misuse("capture before a plain enqueue")
@@ -114,22 +140,53 @@ class FakeContext:
             self._engine.log("enqueue: not while the stream is capturing")
             return False
         self._deferred = False
-        batch, addresses, version = self._batch, dict(self._addresses), self._version
+        batch, addresses, version, memory = self._batch, dict(self._addresses), self._version, self._memory
 
         def layers() -> None:
             if version != self._version:
                 raise self._cuda.misuse("a graph replays after its context was changed")
+            if memory is not None:
+                self._cuda.device_bytes(memory, CONTEXT_BYTES).fill(batch)
             self._engine.compute(batch, addresses)
 
         self._cuda.queue(stream_handle, layers)
         return True
 
 
-@REAL.like(
-    "ICudaEngine",
-    own=("cuda", "batches", "refuse_capture", "contexts", "types", "logged", "log", "context_destroyed", "compute"),
-)
-class FakeEngine:
+@NEW.like("IExecutionContext")
+class NewContext(FakeContext):
+    """A context of TensorRT 10 and later."""
+
+    def set_device_memory(self, memory: int, size: int) -> None:
+        self._take_memory(memory, size)
+
+
+@FOR_RTX.like("IExecutionContext")
+class RtxContext(NewContext):
+    """A context of TensorRT for RTX."""
+
+    def is_stream_capturable(self, stream: int) -> bool:
+        return not self._engine.refuse_capture
+
+
+@OLD.like("IExecutionContext")
+class OldContext(FakeContext):
+    """A context of TensorRT 8.6."""
+
+    @property
+    def device_memory(self) -> object:
+        return self._memory
+
+    @device_memory.setter
+    def device_memory(self, memory: int) -> None:
+        self._take_memory(memory, CONTEXT_BYTES)
+
+
+_OF_TESTS = ("cuda", "batches", "refuse_capture", "contexts", "types", "logged", "log", "context_destroyed", "compute")
+
+
+@REAL.like("ICudaEngine", own=_OF_TESTS)
+class BaseEngine:
     """An engine with a profile for each batch."""
 
     def __init__(self, cuda: FakeCuda, batches: tuple[int, ...] = (1, 4)) -> None:
@@ -149,11 +206,11 @@ class FakeEngine:
         self.contexts -= 1
         self.cuda.contexts_destroyed.append(self.cuda.is_current())
 
-    def create_execution_context(self) -> FakeContext | None:
+    def _context(self, kind: type[FakeContext], **options: bool) -> FakeContext | None:
         if self.cuda.fails("create_execution_context"):
             return None
         self.contexts += 1
-        return FakeContext(self)
+        return kind(self, **options)
 
     def get_tensor_name(self, index: int) -> str:
         return list(self.types)[index]
@@ -179,14 +236,76 @@ class FakeEngine:
             self.cuda.device_bytes(addresses[name], values.nbytes)[:] = np.frombuffer(values.tobytes(), np.uint8)
 
 
-def fake_module(cuda: FakeCuda, batches: tuple[int, ...] = (1, 4), version: str = "11.4.0.106") -> Any:
-    """Return a stand-in for the module ``tensorrt``; ``module.engines`` lists what it loaded."""
+@NEW.like("ICudaEngine", own=_OF_TESTS)
+class FakeEngine(BaseEngine):
+    """An engine of TensorRT 10 and 11."""
+
+    device_memory_size_v2 = CONTEXT_BYTES
+
+    def create_execution_context(self, strategy: Any = Allocation.STATIC) -> FakeContext | None:
+        return self._context(NewContext, is_user_managed=strategy is Allocation.USER_MANAGED)
+
+
+@OLD.like("ICudaEngine", own=_OF_TESTS)
+class OldEngine(BaseEngine):
+    """An engine of TensorRT 8.6."""
+
+    device_memory_size = CONTEXT_BYTES
+
+    def create_execution_context_without_device_memory(self) -> FakeContext | None:
+        return self._context(OldContext)
+
+
+@FOR_RTX.like("IRuntimeConfig")
+class RuntimeConfig:
+    """How TensorRT for RTX creates a context."""
+
+    def __init__(self) -> None:
+        self.dynamic_shapes_kernel_specialization_strategy = Kernels.LAZY
+        self._allocation = Allocation.STATIC
+
+    def set_execution_context_allocation_strategy(self, strategy: Any = Allocation.STATIC) -> None:
+        self._allocation = strategy
+
+
+@FOR_RTX.like("ICudaEngine", own=(*_OF_TESTS, "kernels"))
+class RtxEngine(BaseEngine):
+    """An engine of TensorRT for RTX, built to be captured: it requires user allocation."""
+
+    device_memory_size_v2 = CONTEXT_BYTES
+
+    def __init__(self, *about: Any) -> None:
+        super().__init__(*about)
+        self.kernels: list[Any] = []
+
+    def create_runtime_config(self) -> RuntimeConfig:
+        return RuntimeConfig()
+
+    def create_execution_context(self, runtime_config: Any = None) -> FakeContext | None:
+        config = runtime_config or RuntimeConfig()
+        if config._allocation is not Allocation.USER_MANAGED:
+            self.log(
+                "Engine was built with BuilderFlag::kREQUIRE_USER_ALLOCATION. Execution context creation requires "
+                "ExecutionContextAllocationStrategy::kUSER_MANAGED allocation strategy."
+            )
+            return None
+        self.kernels.append(config.dynamic_shapes_kernel_specialization_strategy)
+        return self._context(RtxContext)
+
+
+def fake_module(
+    cuda: FakeCuda, batches: tuple[int, ...] = (1, 4), version: str = "11.4.0.106", kind: type = FakeEngine
+) -> Any:
+    """Return a stand-in for the module ``tensorrt``; ``module.engines`` lists what it loaded.
+
+    The engines are of ``kind``: ``FakeEngine``, ``OldEngine`` or ``RtxEngine``.
+    """
 
     class ILogger:
         pass
 
     ILogger.Severity = Severity
-    engines: list[weakref.ref[FakeEngine]] = []
+    engines: list[weakref.ref[BaseEngine]] = []
 
     @REAL.like("Runtime")
     class Runtime:
@@ -196,18 +315,22 @@ def fake_module(cuda: FakeCuda, batches: tuple[int, ...] = (1, 4), version: str 
                 raise TypeError("pybind11::init(): factory function returned nullptr")
             self._log = log
 
-        def deserialize_cuda_engine(self, serialized_engine: bytes) -> FakeEngine | None:
+        def deserialize_cuda_engine(self, serialized_engine: bytes) -> BaseEngine | None:
             assert cuda.is_current()
             if serialized_engine != PLAN or cuda.fails("deserialize_cuda_engine"):
                 self._log.log(Severity.WARNING, "a warning")
                 self._log.log(Severity.ERROR, "magic tag mismatch")
                 return None
-            engine = FakeEngine(cuda, batches)
+            engine = kind(cuda, batches)
             engine.log = lambda message: self._log.log(Severity.ERROR, message)
             engines.append(weakref.ref(engine))
             return engine
 
+    strategies = {} if kind is OldEngine else {"ExecutionContextAllocationStrategy": Allocation}
+    if kind is RtxEngine:
+        strategies["DynamicShapesKernelSpecializationStrategy"] = Kernels
     return SimpleNamespace(
+        **strategies,
         __version__=version,
         ILogger=ILogger,
         Runtime=Runtime,

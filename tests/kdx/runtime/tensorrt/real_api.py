@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 VERSIONS = ("8.6.0", "10.16.1", "11.4.0")
+RTX = "rtx-1.7.1"  # TensorRT for RTX
 _RECORDS = Path(__file__).parents[3] / "fixtures" / "tensorrt"
 
 Kind = TypeVar("Kind", bound=type)

@@ -2,8 +2,9 @@
 
     python record_api.py [MODULE] > tests/fixtures/tensorrt/VERSION.json
 
-Needs the bindings alone. TensorRT 8.6.0 is a complete wheel for Python 3.10. Those of 10 and 11,
-`tensorrt-cu13-bindings`, import with libraries in which every function returns nothing.
+Needs the bindings alone. TensorRT 8.6.0 is a complete wheel for Python 3.10, and so is that of
+TensorRT for RTX, the module `tensorrt_rtx`. Those of 10 and 11, `tensorrt-cu13-bindings`, import as
+`tensorrt_bindings` with libraries in which every function returns nothing.
 """
 
 from __future__ import annotations
@@ -16,11 +17,12 @@ from typing import Any
 
 CLASSES = (
     "Builder", "Dims", "EngineInspector", "IBuilderConfig", "ICudaEngine", "IExecutionContext", "IHostMemory",
-    "ILayer", "ILogger", "INetworkDefinition", "IOptimizationProfile", "IProgressMonitor", "ITensor", "ITimingCache",
-    "OnnxParser", "ParserError", "Runtime",
+    "ILayer", "ILogger", "INetworkDefinition", "IOptimizationProfile", "IProgressMonitor", "IRuntimeConfig", "ITensor",
+    "ITimingCache", "OnnxParser", "ParserError", "Runtime",
 )  # fmt: skip
 ENUMERATIONS = (
-    "BuilderFlag", "DataType", "LayerInformationFormat", "LayerType", "NetworkDefinitionCreationFlag",
+    "BuilderFlag", "ComputeCapability", "DataType", "DynamicShapesKernelSpecializationStrategy",
+    "ExecutionContextAllocationStrategy", "LayerInformationFormat", "LayerType", "NetworkDefinitionCreationFlag",
     "ProfilingVerbosity", "TacticSource", "TensorIOMode",
 )  # fmt: skip
 PROTOCOLS = ("__init__", "__len__", "__getitem__", "__iter__")
@@ -31,7 +33,7 @@ def main() -> None:
     trt = import_module(sys.argv[1] if len(sys.argv) > 1 else "tensorrt")
     record = {
         "version": trt.__version__,
-        "enumerations": {name: members(getattr(trt, name)) for name in ENUMERATIONS},
+        "enumerations": {name: members(getattr(trt, name)) for name in ENUMERATIONS if hasattr(trt, name)},
         "types": {name: str(getattr(trt, name)).rpartition(".")[2] for name in ("float16", "float32", "int8", "uint8")},
         "classes": {name: describe(getattr(trt, name)) for name in CLASSES if hasattr(trt, name)},
     }

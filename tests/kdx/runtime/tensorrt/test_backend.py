@@ -254,25 +254,39 @@ def test_any_one_call_of_loading_may_fail(bundle, cuda, failure):
 
 def test_rtx_engines_are_compiled_at_once_and_bound_to_no_card(bundle, cuda, images):
     write_engine(bundle, flavour="rtx", gpu=None)
-    module = fake_module(cuda)
-    module.DynamicShapesKernelSpecializationStrategy = type("Strategy", (), {"EAGER": "eager"})
-    configs = []
-
-    class Config:
-        dynamic_shapes_kernel_specialization_strategy = "lazy"
-
-    original = fake_runtime.FakeEngine.create_execution_context
-
-    def create(self, config=None):
-        configs.append(config.dynamic_shapes_kernel_specialization_strategy)
-        return original(self)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(fake_runtime.FakeEngine, "create_execution_context", create)
-        patch.setattr(fake_runtime.FakeEngine, "create_runtime_config", lambda self: Config(), raising=False)
-        with open_backend(bundle, cuda, module=module, flavour="rtx") as loaded:
+    module = fake_module(cuda, kind=fake_runtime.RtxEngine)
+    with open_backend(bundle, cuda, module=module, flavour="rtx") as loaded:
+        for _ in range(3):
             assert_right(loaded.run(images[:1]), images[:1])
-    assert configs == ["eager", "eager"]
+        assert loaded.graph_state is GraphState.CAPTURED
+        (engine,) = (each() for each in module.engines)
+        assert engine.kernels == [fake_runtime.Kernels.EAGER] * 2
+        del engine
+
+
+def test_an_rtx_engine_that_says_that_it_cannot_be_captured_is_not(bundle, cuda, images):
+    write_engine(bundle, flavour="rtx", gpu=None)
+    module = fake_module(cuda, kind=fake_runtime.RtxEngine)
+    with open_backend(bundle, cuda, module=module, flavour="rtx") as loaded:
+        module.engines[0]().refuse_capture = True
+        loaded.run(images[:1])
+        with pytest.warns(RuntimeWarning, match="allocates memory while it runs"):
+            assert_right(loaded.run(images[:1]), images[:1])
+        assert "begin_capture" not in cuda.calls
+
+
+# Memory of execution contexts
+
+
+@pytest.mark.parametrize("kind", [fake_runtime.FakeEngine, fake_runtime.OldEngine, fake_runtime.RtxEngine])
+def test_all_profiles_compute_in_one_block_of_memory(bundle, cuda, images, kind):
+    write_engine(bundle, batches=[1, 2, 4])
+    with open_backend(bundle, cuda, module=fake_module(cuda, (1, 2, 4), kind=kind)) as loaded:
+        (memory,) = (block for block in cuda.memory.values() if block.nbytes == fake_runtime.CONTEXT_BYTES)
+        for count in (1, 2, 4, 1, 2, 4, 1, 2, 4):  # plain, captured, replayed: each after the others
+            assert_right(loaded.run(images[:count]), images[:count])
+            assert set(memory) == {count}
+        assert loaded.graph_state is GraphState.CAPTURED
 
 
 # Threads

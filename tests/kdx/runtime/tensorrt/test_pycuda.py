@@ -278,6 +278,9 @@ def test_a_runner_in_it_never_captures(driver, images):
         def set_optimization_profile_async(self, index, stream):
             return True
 
+        def set_device_memory(self, pointer, nbytes):
+            assert nbytes == driver.state.memory[pointer].nbytes > 0
+
         def set_input_shape(self, name, shape):
             self.batch = shape[0]
             return True
@@ -301,11 +304,11 @@ def test_a_runner_in_it_never_captures(driver, images):
         num_optimization_profiles=1,
         get_tensor_profile_shape=lambda name, index: [Dims(4, *SHAPE)] * 3,
         get_tensor_shape=lambda name: Dims(-1, *SHAPE),
-        create_execution_context=PlainContext,
+        device_memory_size_v2=0,
     )
     Context().push()
     cuda = CudaPycuda()
-    runner = EngineRunner(cuda, engine, [4])
+    runner = EngineRunner(cuda, engine, [4], create_context=lambda engine: PlainContext())
     for count in (2, 2, 2, 4):
         maps, scores = expected_outputs(images[:count])
         outputs = runner.run(images[:count])

@@ -14,14 +14,19 @@ from kdx.runtime.device_arrays import DeviceArray
 from kdx.runtime.tensorrt.cuda.api import CudaError
 from kdx.runtime.tensorrt.cuda.runner import EngineRunner, GraphState
 from tests.kdx.runtime.tensorrt.fake_cuda import FakeCuda, MisuseError
-from tests.kdx.runtime.tensorrt.fake_runtime import SHAPE, FakeEngine, expected_outputs
+from tests.kdx.runtime.tensorrt.fake_runtime import SHAPE, Allocation, FakeEngine, expected_outputs
 
 NO_STREAM = None
 
 
-def open_runner(cuda: FakeCuda, batches=(1, 4), **options) -> EngineRunner:
-    engine = FakeEngine(cuda, batches)
-    return EngineRunner(cuda, engine, batches, explain=lambda: "; ".join(engine.logged), **options)
+def user_managed(engine: FakeEngine):
+    return engine.create_execution_context(Allocation.USER_MANAGED)
+
+
+def open_runner(cuda: FakeCuda, batches=(1, 4), *, engine=None, create_context=user_managed, **options) -> EngineRunner:
+    engine = engine or FakeEngine(cuda, batches)
+    explain = lambda: "; ".join(engine.logged)  # noqa: E731 - it belongs to this engine
+    return EngineRunner(cuda, engine, batches, create_context=create_context, explain=explain, **options)
 
 
 @pytest.fixture
@@ -103,7 +108,7 @@ def test_images_on_another_gpu_are_refused(runner):
 
 def test_an_engine_of_other_profiles_than_its_record_is_refused(cuda):
     with pytest.raises(BackendError, match=r"largest batches \[1, 8\]"):
-        EngineRunner(cuda, FakeEngine(cuda, (1, 4)), (1, 8))
+        open_runner(cuda, (1, 8), engine=FakeEngine(cuda, (1, 4)))
 
 
 # Graphs
@@ -159,7 +164,7 @@ def test_an_api_without_graphs_is_not_asked_for_them(cuda, images):
 def test_an_engine_that_cannot_be_captured_runs_plainly_and_says_so_once(cuda, images):
     engine = FakeEngine(cuda)
     engine.refuse_capture = True
-    runner = EngineRunner(cuda, engine, (1, 4), explain=lambda: engine.logged[-1])
+    runner = open_runner(cuda, engine=engine)
     assert_right(runner.run(images[:2]), images[:2])
     before = set(cuda.streams)
     with pytest.warns(RuntimeWarning, match=r"CUDA graphs are off.*not while the stream is capturing"):
@@ -173,15 +178,6 @@ def test_an_engine_that_cannot_be_captured_runs_plainly_and_says_so_once(cuda, i
             assert_right(runner.run(images[:count]), images[:count])
     assert cuda.calls.count("begin_capture") == 1
     runner.close()
-
-
-def test_an_engine_that_says_that_it_cannot_be_captured_is_not(cuda, runner, images):
-    for profile in runner._profiles:
-        profile.context.is_stream_capturable = lambda stream: False
-    runner.run(images[:1])
-    with pytest.warns(RuntimeWarning, match="allocates memory while it runs"):
-        assert_right(runner.run(images[:1]), images[:1])
-    assert "begin_capture" not in cuda.calls
 
 
 # Images on the GPU
