@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from kd_export.engine.flavours import Flavour, load_flavour, target_capability
-from kd_export.engine.layers import engine_layers, logged_layers, network_layers, require_convolutions
+from kd_export.engine.inspection import inspect_plan
+from kd_export.engine.layers import logged_layers, network_layers, require_convolutions
 from kdx import __version__
 from kdx.bundle.bundle import Bundle
 from kdx.bundle.checked_files import Graph
@@ -28,10 +29,8 @@ from kdx.bundle.engine_record import (
     Layer,
     this_system,
 )
-from kdx.bundle.graph_contract import INPUT
 from kdx.errors import BackendError, GateError, OptionError
 from kdx.runtime.gpu import gpus
-from kdx.runtime.tensorrt.contexts import context_bytes, create_context
 from kdx.runtime.tensorrt.cuda.created import created
 from kdx.runtime.tensorrt.log import make_log
 from kdx.storage.files import new_folder, refuse_existing, require_writable, sha256_bytes, write_atomic
@@ -147,19 +146,31 @@ def build_engine(
     built = _build(plan, flavour)
     data = built.plan
     seconds = time.perf_counter() - started
-    layers, source, device_memory = _inspect(flavour, built, loadable=plan.fingerprint.gpu is not None)
+    batches = plan.request.batches
+    memory: int | None = None
+    if plan.fingerprint.gpu is not None:
+        source, (layers, memory) = "inspector", inspect_plan(flavour, data, batches)
+    else:
+        source, layers = ("builder", built.logged) if built.logged else ("network", built.demanded)
+    not_shown: list[str] = []
     if request.precision != "fp32":
         # The types of a network demand FP16 of the engine. They do not demand INT8: TensorRT may
         # compute in FP32 between the nodes that quantise.
-        is_known = source != "network" or request.precision == "fp16"
-        require_convolutions(built.demanded, layers if is_known else [], request.precision)
+        types_decide = flavour.is_typed and request.precision == "fp16"
+        not_shown = require_convolutions(
+            built.demanded,
+            layers if source != "network" or types_decide else [],
+            request.precision,
+            profiles=1 if source == "network" else len(batches),
+            types_decide=types_decide,
+        )
     record = EngineRecord(
         schema=SCHEMA,
         kdx_version=__version__,
         created=now(),
         fingerprint=plan.fingerprint,
         precision=request.precision,
-        batches=list(plan.request.batches),
+        batches=list(batches),
         level=request.level,
         onnx_sha256=plan.graph.sha256,
         plan_sha256=sha256_bytes(data),
@@ -167,7 +178,8 @@ def build_engine(
         layers_from=source,
         build_seconds=round(seconds, 3),
         peak_memory_mib=round(_peak_memory_mib(), 1),
-        device_memory_mib=device_memory,
+        device_memory_mib=None if memory is None else round(memory / _MIB, 1),
+        not_shown=not_shown,
     )
     with new_folder(plan.target, force=force) as folder:
         (folder / PLAN).write_bytes(data)
@@ -265,27 +277,6 @@ def _use_timing_cache(config: Any, file: Path | None) -> Any:
             f"'{file}' is not a timing cache of this TensorRT and GPU", fix="name another file, which will be created"
         )
     return cache
-
-
-def _inspect(flavour: Flavour, built: _Built, *, loadable: bool) -> tuple[list[Layer], str, float | None]:
-    """Return the layers, their source, and the device memory of an execution context in MiB."""
-    if not loadable:
-        return (built.logged, "builder", None) if built.logged else (built.demanded, "network", None)
-    trt = flavour.module
-    log = make_log(trt)
-    runtime = created("a runtime", lambda: trt.Runtime(log), log.take)
-    engine = runtime.deserialize_cuda_engine(built.plan)
-    if engine is None:
-        raise BackendError("the engine that was built cannot be loaded here", received=log.take(), fix="see kdx doctor")
-    inspector = created("an engine inspector", engine.create_engine_inspector, log.take)
-    information = inspector.get_engine_information(trt.LayerInformationFormat.JSON)
-    if "dynamic shapes" in information:  # then formats are shown for the shapes of a context
-        # Without memory: nothing runs in it.
-        context = created("an execution context", lambda: create_context(trt, engine), log.take)
-        context.set_input_shape(INPUT, (1, *tuple(engine.get_tensor_shape(INPUT))[1:]))
-        inspector.execution_context = context
-        information = inspector.get_engine_information(trt.LayerInformationFormat.JSON)
-    return engine_layers(information), "inspector", round(context_bytes(engine) / _MIB, 1)
 
 
 @contextmanager

@@ -57,8 +57,9 @@ class Layer(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         name: TensorRT's name of the layer.
         kind: The type of the layer in lower case: ``convolution``, ``cast``, ...
-        precision: The types of its input and output: ``fp16``, ``fp32``, ``fp16+fp32``, ...;
-            ``int8`` for a layer that multiplies int8 by int8, whatever its output.
+        precision: Of a convolution, the types of its input and its weights; of another layer, those
+            of its inputs and outputs: ``fp16``, ``int8``, ``fp16+fp32``, ...; empty where TensorRT
+            does not show them.
     """
 
     name: str
@@ -84,10 +85,13 @@ class EngineRecord(msgspec.Struct, frozen=True, kw_only=True):
         layers_from: ``inspector`` for the layers that the built engine runs. If there was no GPU to
             load and inspect it, ``builder`` for those that TensorRT for RTX logged, or ``network``
             for those of the typed network.
+        not_shown: The convolutions that ``layers`` do not show in the precision, although the
+            network demands it: hidden in larger layers, or of a later optimisation profile whose
+            layers are not listed (``[profile 1]``).
         build_seconds: The duration of the build.
         peak_memory_mib: The largest resident memory of the build process.
-        device_memory_mib: The device memory that one execution context takes in addition to the
-            weights; None without a GPU.
+        device_memory_mib: The device memory in which all execution contexts compute, in addition to
+            the weights; None without a GPU.
     """
 
     schema: int
@@ -104,6 +108,7 @@ class EngineRecord(msgspec.Struct, frozen=True, kw_only=True):
     build_seconds: float
     peak_memory_mib: float
     device_memory_mib: float | None = None
+    not_shown: list[str] = []
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
+from rich.markup import escape
 
 from kdx.bundle.engine_record import FLAVOURS, Engine, describe
 from kdx.cli.output import out, print_json, say, say_nothing, shown, typed
@@ -78,14 +79,12 @@ def _show_plan(plan: BuildPlan, *, json: bool) -> None:
 
 
 def _show(bundle: Path, engine: Engine) -> None:
-    from kd_export.engine.layers import count_layers
+    from kd_export.engine.layers import describe_layers
 
     record: Any = engine.record
     size_mb = engine.plan.stat().st_size / 1e6
-    counts = ", ".join(f"{count} {name}" for name, count in sorted(count_layers(record.layers).items()))
-    known = {"inspector": "by the engine's inspector", "builder": "by TensorRT's builder", "network": "by its types"}
     out.print(f"[bold]{shown(engine.path)}[/]: {size_mb:.1f} MB plan in {record.build_seconds:.1f} s")
     out.print(f"  for {describe(record.fingerprint)}; batches {', '.join(map(str, record.batches))}")
-    out.print(f"  {counts} ({known[record.layers_from]})")
+    out.print(f"  {escape(describe_layers(record))}")
     backend = "tensorrt-rtx" if record.fingerprint.flavour == "rtx" else "tensorrt"
     out.print(f"next, on that machine: kdx verify {typed(bundle)} --backend {backend}")

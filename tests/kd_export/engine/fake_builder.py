@@ -93,10 +93,12 @@ def make(version: str = "10.16.1", precision: str = "fp16", **faults: Any) -> Mo
         version: 8.6, 10.16 or 11.4, of which the first has no strong typing.
         precision: The precision of the network's convolutions.
         **faults: ``refuse`` (parser), ``fail`` (build), ``full`` (names of convolutions that the
-            engine runs in FP32), ``nameless`` (the inspector shows no names), ``shapeless`` (it
-            shows no formats, until it has a context with a shape), ``unloadable``, ``nothing``
-            (names of what is not created: a class raises what the real bindings do, a method
-            returns None or what stands for failure).
+            engine runs in FP32), ``hidden`` (names of convolutions in one larger layer),
+            ``nameless`` (the inspector shows no names), ``shapeless`` (it shows formats only for
+            the profile and the shape of its context), ``typeless`` (it shows none at all),
+            ``unlisted`` (it lists the layers of the first profile alone), ``unloadable``,
+            ``nothing`` (names of what is not created: a class raises what the real bindings do, a
+            method returns None or what stands for failure).
     """
     major = int(version.split(".")[0])
     real = next(api for name, api in REALS.items() if name.split(".")[0] == str(major))
@@ -216,18 +218,31 @@ def make(version: str = "10.16.1", precision: str = "fp16", **faults: Any) -> Mo
             self.execution_context: Any = None
 
         def get_engine_information(self, format: Any) -> str:  # noqa: A002 - TensorRT's name
-            shown = inspected()
-            if faults.get("shapeless") and getattr(self.execution_context, "shape", None) != ("image", (1, 8, 8, 3)):
-                for entry in shown:
-                    entry["Inputs"] = entry["Outputs"] = [{"Format/Datatype": "N/A due to dynamic shapes"}]
+            profiles = [shapes[0][-1] for shapes in module.config.profiles]
+            shown = []
+            for index, largest in enumerate(profiles[:1] if faults.get("unlisted") else profiles):
+                entries = inspected()
+                at = getattr(self.execution_context, "profile", None), getattr(self.execution_context, "shape", None)
+                if faults.get("typeless") or (faults.get("shapeless") and at != (index, largest)):
+                    for entry in entries:
+                        entry["Inputs"] = entry["Outputs"] = [{"Format/Datatype": "N/A due to dynamic shapes"}]
+                for entry in entries if index else ():
+                    entry["Name"] += f" [profile {index}]"
+                shown += entries
             return json.dumps({"Layers": shown})
 
-    @real.like("IExecutionContext", own=("shape",))
+    @real.like("IExecutionContext", own=("shape", "profile"))
     class Context:
         """A context without memory, in which nothing can run."""
 
-        def set_input_shape(self, name: str, shape: Any) -> None:
-            self.shape = name, shape
+        def set_optimization_profile_async(self, profile_index: int, stream_handle: int) -> bool:
+            self.profile = profile_index
+            return "set_optimization_profile_async" not in nothing
+
+        def set_input_shape(self, name: str, shape: Any) -> bool:
+            assert name == "image"
+            self.shape = shape
+            return True
 
     def new_context() -> Context | None:
         return None if "create_execution_context" in nothing else Context()
@@ -266,7 +281,16 @@ def make(version: str = "10.16.1", precision: str = "fp16", **faults: Any) -> Mo
                 "Weights": {"Type": "Float" if is_full else {"fp16": "Half", "int8": "Int8"}[precision], "Count": 9},
             }
 
-        return [entry(name) for name in NAMES]
+        hidden = faults.get("hidden", ())
+        entries = [entry(name) for name in NAMES if name not in hidden]
+        if hidden:
+            row = [{"Format/Datatype": "Row major linear FP32"}]
+            name = "{ForeignNode[" + "...".join(hidden) + "]}"
+            entries.append({"Name": name, "LayerType": "Myelin", "Inputs": row, "Outputs": row})
+            copy = f"Reformatting CopyNode for Input Tensor 0 to {hidden[0]}"
+            half = [{"Format/Datatype": "Row major linear FP16 format"}]
+            entries.append({"Name": copy, "LayerType": "Reformat", "Inputs": half, "Outputs": half})
+        return entries
 
     @real.like("Runtime")
     class Runtime:

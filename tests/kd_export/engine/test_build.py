@@ -158,17 +158,56 @@ def test_an_int8_build_with_fp32_convolutions_is_refused(quantised, with_tensorr
     with_tensorrt(precision="int8", full=fake_builder.NAMES[1:])
     with pytest.raises(GateError, match="2 of 3 convolutions are not INT8") as caught:
         build(quantised, precision="int8")
-    assert all(f"{name} (fp32+int8)" in caught.value.received for name in fake_builder.NAMES[1:])
+    assert all(f"{name} (fp32)" in caught.value.received for name in fake_builder.NAMES[1:])
     assert not list(engines_of(quantised))
 
 
-@pytest.mark.parametrize("batches", [(1,), (1, 8)])
-def test_formats_of_a_range_of_batches_are_shown_for_one(bundle, with_tensorrt, batches) -> None:
-    with_tensorrt(shapeless=True)
-    assert {layer.precision for layer in build(bundle, batches=batches).record.layers} == {"fp16"}
-    with_tensorrt(shapeless=True, nothing=("create_execution_context",))
-    with pytest.raises(BackendError, match="cannot create an execution context"):
-        build(bundle, batches=batches, force=True)
+@pytest.mark.parametrize("version", ["8.6.2", "10.16.1", "11.4.0"])
+@pytest.mark.parametrize("batches", [(2,), (1, 4, 8)])
+@pytest.mark.parametrize("fault", ["shapeless", "typeless"])
+def test_the_layers_of_every_profile_are_proved(bundle, with_tensorrt, version, batches, fault) -> None:
+    """By formats, which TensorRT shows for the profile and shapes of a context, or by weights."""
+    with_tensorrt(version, **{fault: True})
+    record = build(bundle, batches=batches).record
+    assert [layer.precision for layer in record.layers] == ["fp16"] * 3 * len(batches)
+    assert record.not_shown == []
+    for call, said in (
+        ("create_execution_context", "cannot create an execution context"),
+        ("set_optimization_profile_async", "cannot show the layers of profile 0"),
+    ):
+        with_tensorrt(version, **{fault: True}, nothing=(call,))
+        with pytest.raises(BackendError, match=said):
+            build(bundle, batches=batches, force=True)
+
+
+def test_a_convolution_in_fp32_is_found_in_every_profile(bundle, with_tensorrt) -> None:
+    with_tensorrt(shapeless=True, full=fake_builder.NAMES[1:2])
+    with pytest.raises(GateError, match="2 of 6 convolutions are not FP16") as caught:
+        build(bundle, batches=(1, 8))
+    name = fake_builder.NAMES[1]
+    assert caught.value.received == f"{name} (fp32), {name} [profile 1] (fp32)"
+
+
+def test_what_the_engine_does_not_show_is_counted_where_types_decide(bundle, with_tensorrt, cli) -> None:
+    with_tensorrt(hidden=fake_builder.NAMES[:1])
+    assert build(bundle).record.not_shown == [fake_builder.NAMES[0]]
+    with_tensorrt("8.6.2", hidden=fake_builder.NAMES[:1])
+    with pytest.raises(GateError, match="1 of 3 convolutions are not shown") as caught:
+        build(bundle, force=True)
+    assert caught.value.received == fake_builder.NAMES[0]
+    with_tensorrt(unlisted=True)
+    said = cli("build-engine", bundle, "--fp16", "--batch", "1,8", "--force")
+    assert "3 convolutions are not shown" in said.stdout + said.stderr
+
+
+@pytest.mark.slow
+def test_int8_must_be_shown_in_every_profile_that_is_listed(quantised, with_tensorrt) -> None:
+    with_tensorrt(precision="int8", unlisted=True)
+    record = build(quantised, precision="int8", batches=(1, 8)).record
+    assert record.not_shown == [f"{name} [profile 1]" for name in fake_builder.NAMES]
+    with_tensorrt(precision="int8", hidden=fake_builder.NAMES[:2])
+    with pytest.raises(GateError, match="4 of 6 convolutions are not shown"):
+        build(quantised, precision="int8", batches=(1, 8), force=True)
 
 
 def test_an_fp32_build_pins_nothing(bundle, with_tensorrt) -> None:

@@ -6,9 +6,16 @@ import json
 
 import pytest
 
-from kd_export.engine.layers import count_layers, engine_layers, logged_layers, require_convolutions
+from kd_export.engine.layers import (
+    count_layers,
+    describe_layers,
+    engine_layers,
+    logged_layers,
+    require_convolutions,
+)
 from kdx.bundle.engine_record import Layer
 from kdx.errors import GateError
+from tests.engines import make_record
 
 # As TensorRT 8.6 and 10 write it: formats in words, fused names joined by " + ".
 TEN = {
@@ -65,7 +72,7 @@ def test_a_network_without_fp16_is_refused() -> None:
 
 
 def test_names_alone_prove_nothing() -> None:
-    with pytest.raises(GateError, match="1 of 1"):
+    with pytest.raises(GateError, match="cannot be confirmed"):
         require_convolutions([WANTED], engine_layers(json.dumps({"Layers": [WANTED.name]})), "fp16")
 
 
@@ -103,7 +110,7 @@ def test_the_builder_s_log_tells_the_layers() -> None:
 
 @pytest.mark.parametrize(
     ("tensor", "said"),
-    [("{ Name: x", "fp32"), ("{ Name: w", "fp32+int8")],  # the input dequantised, or the weights
+    [("{ Name: x", "fp32+int8"), ("{ Name: w", "fp32+int8")],  # the input dequantised, or the weights
 )
 def test_a_convolution_on_dequantised_values_is_named(tensor, said) -> None:
     before, after = LOG.split(tensor, 1)
@@ -149,6 +156,103 @@ def test_int8_convolutions_are_seen_by_input_and_weights() -> None:
     ):
         with pytest.raises(GateError, match="1 of 1"):
             require_convolutions([INT8], engine_layers(cask(**changed)), "int8")
+
+
+CONV = "pair.teacher.conv2/Conv"
+HALF, FULL, BYTE = "Channel major FP16 format", "Channel major FP32 format", "Channel major Int8 format"
+UNKNOWN = "N/A due to dynamic shapes"
+
+
+def shown_layer(
+    name: str = CONV, taken: str = HALF, given: str = "", weights: str = "", kind: str = "Convolution"
+) -> dict:
+    return {
+        "Name": name,
+        "LayerType": f"Cask{kind}",
+        "ParameterType": kind,
+        "Inputs": [{"Format/Datatype": taken}],
+        "Outputs": [{"Format/Datatype": given or taken}],
+        **({"Weights": {"Type": weights}} if weights else {}),
+    }
+
+
+def check(precision: str, *entries: dict, names: tuple[str, ...] = (CONV,), **options: object) -> list[str]:
+    wanted = [Layer(name=name, kind="convolution", precision=precision) for name in names]
+    return require_convolutions(wanted, engine_layers(json.dumps({"Layers": entries})), precision, **options)
+
+
+@pytest.mark.parametrize(
+    ("precision", "shown"),
+    [
+        ("fp16", {"taken": UNKNOWN, "weights": "Half"}),
+        ("int8", {"taken": UNKNOWN, "weights": "Int8"}),
+        ("fp16", {"given": FULL}),  # a convolution may return another type
+        ("fp16", {"given": FULL, "weights": "Half"}),
+        ("int8", {"taken": BYTE, "given": FULL, "weights": "Int8"}),
+        ("fp16", {"taken": HALF, "kind": "GemmConvolution"}),
+    ],
+)
+def test_operands_prove_a_precision(precision, shown) -> None:
+    assert check(precision, shown_layer(**shown)) == []
+
+
+@pytest.mark.parametrize(
+    ("precision", "shown", "said"),
+    [
+        ("fp16", {"taken": FULL, "given": HALF, "weights": "Float"}, "fp32"),
+        ("fp16", {"taken": FULL, "given": HALF}, "fp32"),
+        ("fp16", {"taken": UNKNOWN, "weights": "Float"}, "fp32"),
+        ("fp16", {"taken": "Row major linear BFloat16 format"}, "bf16"),
+        ("int8", {"taken": BYTE, "weights": "Float"}, "fp32+int8"),
+        ("int8", {"taken": BYTE, "given": FULL}, "fp32+int8"),
+    ],
+)
+def test_other_operands_are_named(precision, shown, said) -> None:
+    with pytest.raises(GateError, match=f"1 of 1 convolutions are not {precision.upper()}") as caught:
+        check(precision, shown_layer(**shown), types_decide=True)
+    assert caught.value.received == f"{CONV} ({said})"
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        shown_layer(f"Reformatting CopyNode for Input Tensor 0 to {CONV}", kind="Reformat"),
+        shown_layer("{ForeignNode[" + CONV + "...tail/ReduceMax]}", kind="Myelin"),
+        shown_layer(taken=UNKNOWN),
+        shown_layer(taken="Unknown format"),
+    ],
+)
+def test_what_is_not_shown_is_no_proof(entry) -> None:
+    for options in ({}, {"types_decide": True}):
+        with pytest.raises(GateError, match="the engine shows none of the network"):
+            check("fp16", entry, **options)
+    seen, names = shown_layer("pair.teacher.conv1/Conv"), (CONV, "pair.teacher.conv1/Conv")
+    assert check("fp16", seen, entry, names=names, types_decide=True) == [CONV]
+    with pytest.raises(GateError, match="1 of 2 convolutions are not shown") as caught:
+        check("fp16", seen, entry, names=names)
+    assert caught.value.received == CONV
+
+
+def test_every_profile_that_is_listed_is_checked() -> None:
+    first, second = shown_layer(), shown_layer(f"{CONV} [profile 1]")
+    assert check("fp16", first, second, profiles=2) == []
+    assert check("fp16", first, profiles=2) == [f"{CONV} [profile 1]"]
+    with pytest.raises(GateError, match="1 of 2 convolutions are not FP16") as caught:
+        check("fp16", first, shown_layer(f"{CONV} [profile 1]", FULL), profiles=2)
+    assert caught.value.received == f"{CONV} [profile 1] (fp32)"
+    with pytest.raises(GateError, match="1 of 2 convolutions are not shown"):
+        check("fp16", first, shown_layer("other/Conv [profile 1]"), profiles=2)
+
+
+def test_layers_are_described_with_what_they_do_not_show() -> None:
+    layers = engine_layers(
+        json.dumps({"Layers": [shown_layer(), shown_layer(taken=UNKNOWN), shown_layer("copy", kind="Reformat")]})
+    )
+    record = make_record(layers=layers)
+    counts = "1 fp16 convolutions, 1 other layers, 1 untyped convolutions (by the engine's inspector)"
+    assert describe_layers(record) == counts
+    record = make_record(layers=layers, not_shown=[CONV, f"{CONV} [profile 1]"])
+    assert describe_layers(record) == f"{counts}; 2 convolutions are not shown: {CONV}, {CONV} [profile 1]"
 
 
 def test_transposed_convolutions_need_not_be_int8() -> None:
