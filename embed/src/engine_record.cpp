@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <nlohmann/json.hpp>
+#include <optional>
 
 #include "error.h"
 #include "files.h"
@@ -79,6 +80,7 @@ EngineRecord parse_engine_record(const std::string &text, const fs::path &folder
         read.batches = whole_numbers(record.at("batches"), 1, 4096);
         if (read.batches.empty() || !std::is_sorted(read.batches.begin(), read.batches.end()))
             throw refused("lists no valid batch sizes");
+        if (record.contains("level")) read.level = whole_number(record["level"], 0, 5);
         return read;
     } catch (const Invalid &invalid) {
         throw refused("is not valid: " + invalid.why);
@@ -104,6 +106,20 @@ std::string mismatch(const EngineRecord &record, const Machine &machine, const s
     return "";
 }
 
+// Returns the command that builds an engine for a machine: of the batches and the level of a like
+// engine, in the place of one that is there. The counterpart of kdx/bundle/engine_record.py.
+std::string build_command(const Bundle &bundle, Precision precision, const EngineRecord *like, bool replaces) {
+    auto command = "kdx build-engine " + bundle.path.string() +
+                   (precision == Precision::fp32 ? "" : std::string(" --") + name_of(precision)) + " --flavour " +
+                   kFlavour;
+    if (like && like->batches != std::vector<int>{1}) {
+        const char *separator = " --batch ";
+        for (const auto batch : like->batches) command += separator + std::to_string(batch), separator = ",";
+    }
+    if (like && like->level != EngineRecord().level) command += " --level " + std::to_string(like->level);
+    return command + (replaces ? " --force" : "");
+}
+
 EngineRecord find_engine(const Bundle &bundle, Precision precision, const Machine &machine) {
     const auto &sha256 = bundle.hash_of(Bundle::graph_name(precision));
     std::vector<fs::path> folders;
@@ -119,13 +135,21 @@ EngineRecord find_engine(const Bundle &bundle, Precision precision, const Machin
     std::vector<std::string> texts;
     for (const auto &folder : folders) texts.push_back(read_record(bundle, folder));
     std::string reasons;
+    const auto target =
+        std::string(kFlavour) + '-' + machine.compute_capability + '-' + name_of(precision);  // of a new engine
+    bool replaces = false;
+    std::optional<EngineRecord> like;
     for (std::size_t i = 0; i < folders.size(); ++i) {
         const auto &folder = folders[i];
+        const bool is_replaced = folder.filename() == target;
+        replaces = replaces || is_replaced;
         std::string reason;
         try {
             auto record = parse_engine_record(texts[i], folder);
             reason = mismatch(record, machine, sha256);
             if (reason.empty()) return record;
+            const bool is_alike = record.flavour == kFlavour && record.precision == name_of(precision);
+            if (is_alike && (is_replaced || !like)) like = record;
         } catch (const Failure &failure) {
             reason = failure.message;
         }
@@ -138,8 +162,7 @@ EngineRecord find_engine(const Bundle &bundle, Precision precision, const Machin
         "'" + bundle.path.filename().string() + "' holds no engine of " + Bundle::graph_name(precision) +
             " for this machine",
         {here, reasons.empty() ? "no engine" : reasons,
-         "kdx build-engine " + bundle.path.string() +
-             (precision == Precision::fp32 ? "" : std::string(" --") + name_of(precision)) + " --flavour " + kFlavour});
+         build_command(bundle, precision, like ? &*like : nullptr, replaces)});
 }
 
 std::string read_plan(const EngineRecord &record) {

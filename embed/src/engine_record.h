@@ -22,6 +22,7 @@ struct EngineRecord {
     std::filesystem::path plan;
     std::string flavour, tensorrt, compute_capability, gpu, system, precision, onnx_sha256, plan_sha256;
     std::vector<int> batches;  // largest batch of each optimisation profile, ascending
+    int level = 3;             // optimisation level of the builder
 };
 
 // Reads a record from its text; throws Failure (KDX_ERROR_BACKEND).

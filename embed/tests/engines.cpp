@@ -72,11 +72,37 @@ void the_engine_of_this_machine_is_found() {
     CHECK(ke::find_engine(bundle, ke::Precision::fp32, kHere).plan == engines / "fp32" / "model.plan");
 }
 
+// The command in the message replaces what is in the way, by an engine of the same batches and level.
+void the_command_that_builds_an_engine_is_complete() {
+    const TemporaryFolder folder;
+    ke::Bundle bundle;
+    bundle.path = folder;
+    bundle.files["model.onnx"] = kGraph;
+    const auto command = [&] {
+        std::string message;
+        CHECK(status_of([&] { ke::find_engine(bundle, ke::Precision::fp32, kHere); }, &message) == KDX_ERROR_BACKEND);
+        return message.substr(message.find("--flavour"));
+    };
+    CHECK(!contains(command(), "--batch") && !contains(command(), "--force"));
+    const auto write = [&](const char *name, const std::string &text) {
+        fs::create_directories(folder / "engines" / name);
+        std::ofstream(folder / "engines" / name / "engine.json") << text;
+    };
+    const auto other = replaced(record_text(), "10.16.1.11", "10.3.0.26");
+    write("tensorrt-8.7-fp32", other);
+    CHECK(contains(command(), "--flavour tensorrt --batch 1,8") && !contains(command(), "--force"));
+    write("tensorrt-8.6-fp32", replaced(replaced(other, "[1, 8]", "[1]"), "\"schema\"", "\"level\": 5, \"schema\""));
+    CHECK(contains(command(), "--flavour tensorrt --level 5 --force"));
+    write("tensorrt-8.6-fp32", "{}");
+    CHECK(contains(command(), "--flavour tensorrt --batch 1,8 --force"));
+}
+
 }  // namespace
 
 int engines() {
     records_are_checked();
     engines_are_compared_with_the_machine();
     the_engine_of_this_machine_is_found();
+    the_command_that_builds_an_engine_is_complete();
     return status();
 }

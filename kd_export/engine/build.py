@@ -19,6 +19,7 @@ from kdx import __version__
 from kdx.bundle.bundle import Bundle
 from kdx.bundle.checked_files import Graph
 from kdx.bundle.engine_record import (
+    DEFAULT_LEVEL,
     ENGINES,
     PLAN,
     RECORD,
@@ -27,6 +28,7 @@ from kdx.bundle.engine_record import (
     EngineRecord,
     Fingerprint,
     Layer,
+    engine_name,
     this_system,
 )
 from kdx.errors import BackendError, GateError, OptionError
@@ -57,7 +59,7 @@ class EngineRequest:
     flavour: str
     precision: str = "fp32"
     batches: tuple[int, ...] = (1,)
-    level: int = 3
+    level: int = DEFAULT_LEVEL
     compute_capability: str | None = None
     timing_cache: Path | None = None
 
@@ -114,7 +116,7 @@ def plan_build(bundle: Bundle, request: EngineRequest) -> tuple[BuildPlan, Flavo
         system=this_system(),
     )
     request = replace(request, batches=batches)
-    target = bundle.path / ENGINES / f"{request.flavour}-{capability}-{request.precision}"
+    target = bundle.path / ENGINES / engine_name(request.flavour, capability, request.precision)
     variant = bundle.manifest.variants.get(request.precision)
     kept = frozenset(each.node for each in variant.kept) if variant else frozenset()
     return BuildPlan(request, graph, fingerprint, target, kept), flavour

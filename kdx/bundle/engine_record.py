@@ -26,8 +26,9 @@ ENGINES = "engines"
 PLAN = "model.plan"
 RECORD = "engine.json"
 FLAVOURS = ("tensorrt", "rtx")
-# The flags of kdx build-engine.
+# The flags of kdx build-engine, and what it builds without further ones.
 _FLAGS = {"fp16": " --fp16", "int8": " --int8"}
+DEFAULT_BATCHES, DEFAULT_LEVEL = [1], 3
 
 
 class Fingerprint(msgspec.Struct, frozen=True, kw_only=True):
@@ -138,6 +139,11 @@ class Engine:
         return data
 
 
+def engine_name(flavour: str, compute_capability: str, precision: str) -> str:
+    """Return the name of the folder in which ``kdx build-engine`` puts an engine."""
+    return f"{flavour}-{compute_capability}-{precision}"
+
+
 def this_system() -> str:
     """Return the operating system and processor as fingerprints store them."""
     return f"{platform.system()} {platform.machine()}"
@@ -190,7 +196,8 @@ def find_engine(graph: Graph, machine: Fingerprint) -> Engine:
     """
     reasons = []
     unreadable: dict[str, str] = {}
-    for engine in engines_of(graph.path.parent, unreadable):
+    engines = list(engines_of(graph.path.parent, unreadable))
+    for engine in engines:
         why_not = mismatch(engine.record, machine, graph.sha256)
         if not why_not:
             if graph.seal is not None:
@@ -200,12 +207,22 @@ def find_engine(graph: Graph, machine: Fingerprint) -> Engine:
             return engine
         reasons.append(f"engines/{engine.path.name}: {why_not}")
     reasons += [f"engines/{name}: {why_not}" for name, why_not in unreadable.items()]
-    flag = next((flag for precision, flag in _FLAGS.items() if precision in graph.path.name), "")
+    precision = next((precision for precision in _FLAGS if precision in graph.path.name), "fp32")
+    name = engine_name(machine.flavour, machine.compute_capability, precision)
+    kind = machine.flavour, precision
+    alike = [each for each in engines if (each.record.fingerprint.flavour, each.record.precision) == kind]
+    alike.sort(key=lambda each: each.path.name != name)  # first the one that a build would replace
     raise BackendError(
         f"'{graph.path.parent.name}' holds no engine of {graph.path.name} for this machine",
         expected=describe(machine),
         received="; ".join(reasons) or "no engine",
-        fix=f"kdx build-engine {graph.path.parent}{flag} --flavour {machine.flavour}",
+        fix=_build_command(
+            str(graph.path.parent),
+            precision,
+            machine.flavour,
+            like=alike[0].record if alike else None,
+            force=name in unreadable or name in {each.path.name for each in engines},
+        ),
     )
 
 
@@ -237,6 +254,14 @@ def describe(machine: Fingerprint) -> str:
 
 
 def rebuild_command(record: EngineRecord) -> str:
-    """Return the command that builds an engine of the same kind."""
-    flag = _FLAGS.get(record.precision, "")
-    return f"kdx build-engine BUNDLE{flag} --flavour {record.fingerprint.flavour} --force"
+    """Return the command that builds an engine of the same kind, batches and level in its place."""
+    return _build_command("BUNDLE", record.precision, record.fingerprint.flavour, like=record, force=True)
+
+
+def _build_command(bundle: str, precision: str, flavour: str, *, like: EngineRecord | None, force: bool) -> str:
+    command = f"kdx build-engine {bundle}{_FLAGS.get(precision, '')} --flavour {flavour}"
+    if like is not None and like.batches != DEFAULT_BATCHES:
+        command += f" --batch {','.join(map(str, like.batches))}"
+    if like is not None and like.level != DEFAULT_LEVEL:
+        command += f" --level {like.level}"
+    return command + (" --force" if force else "")

@@ -15,6 +15,7 @@ from kdx.bundle.engine_record import (
     RECORD,
     SCHEMA,
     describe,
+    engine_name,
     engines_of,
     find_engine,
     mismatch,
@@ -197,9 +198,39 @@ def test_descriptions():
 
 
 def test_the_command_that_builds_the_same_again():
-    assert rebuild_command(make_record()) == "kdx build-engine BUNDLE --fp16 --flavour tensorrt --force"
-    assert rebuild_command(make_record(precision="int8")).startswith("kdx build-engine BUNDLE --int8 --flavour")
-    assert rebuild_command(make_record(RTX, precision="fp32")) == "kdx build-engine BUNDLE --flavour rtx --force"
+    begin = "kdx build-engine BUNDLE"
+    assert rebuild_command(make_record()) == f"{begin} --fp16 --flavour tensorrt --batch 1,8 --force"
+    assert rebuild_command(make_record(precision="int8")).startswith(f"{begin} --int8 --flavour")
+    plain = make_record(RTX, precision="fp32", batches=[1])
+    assert rebuild_command(plain) == f"{begin} --flavour rtx --force"
+    assert rebuild_command(msgspec.structs.replace(plain, level=5)) == f"{begin} --flavour rtx --level 5 --force"
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "options"),
+    [
+        # In the place of the new one: it is replaced by one of the same batches and level.
+        ("tensorrt-8.6-fp16", {"level": 5}, " --batch 1,8 --level 5 --force"),
+        ("tensorrt-8.6-fp16", {"batches": [1], "onnx_sha256": "0" * 64}, " --force"),
+        ("tensorrt-8.9-fp16", {}, " --batch 1,8"),
+        ("tensorrt-8.6-int8", {"precision": "int8"}, ""),
+    ],
+)
+def test_the_command_replaces_an_engine_that_does_not_run_here(graph, name, changes, options):
+    graph = graph.rename(graph.with_name("model.fp16.onnx"))
+    folder = add_engine(graph.parent, name, make_record(msgspec.structs.replace(MACHINE, tensorrt="10.0"), **changes))
+    with pytest.raises(BackendError) as caught:
+        find_engine(Graph.of(graph), MACHINE)
+    assert caught.value.fix == f"kdx build-engine {graph.parent} --fp16 --flavour tensorrt{options}"
+    assert ("--force" in options) is (folder.name == engine_name("tensorrt", MACHINE.compute_capability, "fp16"))
+
+
+def test_the_command_replaces_an_engine_that_cannot_be_read(graph):
+    graph = graph.rename(graph.with_name("model.fp16.onnx"))
+    (add_engine(graph.parent, "tensorrt-8.6-fp16", make_record()) / RECORD).write_bytes(b"{}")
+    with pytest.raises(BackendError) as caught:
+        find_engine(Graph.of(graph), MACHINE)
+    assert caught.value.fix.endswith("--fp16 --flavour tensorrt --force")
 
 
 def test_the_system_has_two_words():
