@@ -132,8 +132,7 @@ def _load_session(backend: str, precision: str, bundle: Bundle, device: str) -> 
 def _load_engine(backend: str, precision: str, bundle: Bundle, batch: int) -> Any:
     # A bundle of its own for the engines of one batch size.
     folder = bundle.path.with_name(f"{bundle.path.stem}-{backend}-batch{batch}.kdx")
-    if not folder.exists():
-        shutil.copytree(bundle.path, folder)
+    shutil.copytree(bundle.path, folder, dirs_exist_ok=True)  # also over one that was cut off
     bundle = Bundle(folder, bundle.manifest)
     graph = bundle.graph_of(precision)
     with suppress(BackendError):  # of an earlier call

@@ -104,7 +104,8 @@ def measure(arguments: argparse.Namespace) -> None:
 
 def start_worker(candidate: GpuCandidate, work: Path) -> WorkerProcess:
     """Start a candidate's process."""
-    return WorkerProcess("benchmarks.gpu.worker", work / f"{candidate.name}.log", environment(), candidate.python)
+    variables = environment() | ({"NVIDIA_TF32_OVERRIDE": "0"} if "onnxruntime-tensorrt" in candidate.name else {})
+    return WorkerProcess("benchmarks.gpu.worker", work / f"{candidate.name}.log", variables, candidate.python)
 
 
 class Models:

@@ -259,7 +259,7 @@ _ALL = (
         name="onnxruntime-tensorrt",
         install='pip install "kdx[cuda]", and TensorRT 10',
         factory="kdx.runtime.onnxruntime.cuda:onnxruntime_tensorrt_backend",
-        purpose="ONNX Runtime with TensorRT 10, which builds at every start",
+        purpose="ONNX Runtime with TensorRT 10, which builds at every start; needs NVIDIA_TF32_OVERRIDE=0",
         on_request=True,
     ),
 )

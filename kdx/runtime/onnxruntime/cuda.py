@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import io
+import os
 import threading
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +26,7 @@ CUDA = "CUDAExecutionProvider"
 TENSORRT = "TensorrtExecutionProvider"
 
 _INSTALL = 'pip uninstall onnxruntime, then pip install "onnxruntime-gpu[cuda,cudnn]"'
+_NO_TF32 = "NVIDIA_TF32_OVERRIDE"
 _LIBRARIES = {CUDA: "libonnxruntime_providers_cuda.so", TENSORRT: "libonnxruntime_providers_tensorrt.so"}
 
 
@@ -54,8 +56,10 @@ class _Bound:
 class OnnxRuntimeCuda(ClosesOnExit):
     """A graph in an ONNX Runtime session on the GPU. Calls from several threads take turns.
 
-    Convolutions and matrix products of FP32 graphs are computed in FP32: TensorFloat-32, ONNX
-    Runtime's default, is off.
+    Convolutions and matrix products in FP32 are computed in FP32: TensorFloat-32, ONNX Runtime's
+    default, is off. The TensorRT provider has no option for that. It obeys NVIDIA's environment
+    variable ``NVIDIA_TF32_OVERRIDE``, which libraries read once, so it must be set before the
+    process starts.
 
     Args:
         graph: The graph, whose checked content is loaded.
@@ -67,7 +71,7 @@ class OnnxRuntimeCuda(ClosesOnExit):
 
     Raises:
         BackendError: The provider does not work here, and ONNX Runtime would silently use the CPU;
-            or the graph does not load.
+            it would compute in TensorFloat-32; or the graph does not load.
     """
 
     def __init__(
@@ -75,6 +79,14 @@ class OnnxRuntimeCuda(ClosesOnExit):
     ) -> None:
         self.name = "onnxruntime-tensorrt" if provider == TENSORRT else "onnxruntime-cuda"
         load_failures = require_provider(provider)
+        if provider == TENSORRT and os.environ.get(_NO_TF32) != "0":
+            raise BackendError(
+                f"{provider} would compute FP32 in TensorFloat-32, which rounds operands to 10 bits",
+                expected=f"the environment variable {_NO_TF32}=0 before the process starts",
+                received=f"{_NO_TF32}={os.environ[_NO_TF32]}" if _NO_TF32 in os.environ else "it is not set",
+                fix=f"export {_NO_TF32}=0, which holds for all of NVIDIA's libraries in the process; or use the "
+                "backend tensorrt or onnxruntime-cuda",
+            )
         session = open_session(
             graph.read(), f"'{graph.path}'", providers=_providers(provider, cuda_graph), threads=threads
         )

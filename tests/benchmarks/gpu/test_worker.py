@@ -5,12 +5,13 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
-from benchmarks.gpu import worker
+from benchmarks.gpu import candidates, run, worker
 from benchmarks.gpu.candidates import GpuCandidate, why_unusable
 from benchmarks.gpu.run import start_worker
 from benchmarks.gpu.worker import Worker
@@ -149,3 +150,27 @@ def test_an_interpreter_that_lacks_something_is_named(tmp_path: Path) -> None:
     assert "does not start" in why_unusable((str(tmp_path / "none"),))
     if subprocess.run([sys.executable, "-c", "import tensorrt"], capture_output=True, check=False).returncode:
         assert "No module named 'tensorrt'" in why_unusable((sys.executable,))
+
+
+def test_onnxruntime_with_tensorrt_starts_without_tensor_float_32(monkeypatch, tmp_path) -> None:
+    monkeypatch.setattr(run, "WorkerProcess", lambda module, log, variables, python: variables)
+    monkeypatch.delenv("NVIDIA_TF32_OVERRIDE", raising=False)
+    variables = {name: start_worker(GpuCandidate(name, "fp32"), tmp_path) for name in ("torch", "onnxruntime-tensorrt")}
+    assert variables["onnxruntime-tensorrt"]["NVIDIA_TF32_OVERRIDE"] == "0"
+    assert "NVIDIA_TF32_OVERRIDE" not in variables["torch"]
+
+
+def test_a_copy_of_a_bundle_that_was_cut_off_is_completed(monkeypatch, tmp_path) -> None:
+    whole, cut_off = tmp_path / "m.kdx", tmp_path / "m-tensorrt-batch1.kdx"
+    for folder in (whole, cut_off):
+        folder.mkdir()
+    (whole / "model.onnx").write_bytes(b"a graph")
+    (cut_off / "model.onnx").write_bytes(b"a gr")
+
+    def bundle(path, manifest):
+        return SimpleNamespace(path=path, manifest=manifest, graph_of=lambda precision: path / "model.onnx")
+
+    monkeypatch.setattr(candidates, "Bundle", bundle)
+    opens = SimpleNamespace(open=lambda graph, threads: graph.read_bytes())
+    monkeypatch.setattr(candidates, "BACKENDS", {"tensorrt": opens})
+    assert candidates._load_engine("tensorrt", "fp32", bundle(whole, None), 1) == b"a graph"

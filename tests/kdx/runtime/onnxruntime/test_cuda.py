@@ -191,6 +191,27 @@ def test_tensor_float_32_is_off_and_graphs_are_asked_of_one_provider():
     assert second[1]["enable_cuda_graph"] == "0"
 
 
+@pytest.mark.parametrize("value", [None, "1", ""])
+def test_tensorrt_that_would_use_tensor_float_32_is_refused(graph, monkeypatch, value):
+    monkeypatch.setattr(backend, "require_provider", lambda provider: "")
+    monkeypatch.setattr(backend, "open_session", lambda *_, **__: pytest.fail("a session was opened"))
+    monkeypatch.delenv("NVIDIA_TF32_OVERRIDE", raising=False)
+    if value is not None:
+        monkeypatch.setenv("NVIDIA_TF32_OVERRIDE", value)
+    with pytest.raises(BackendError, match="would compute FP32 in TensorFloat-32") as caught:
+        backend.onnxruntime_tensorrt_backend(Graph.of(graph))
+    assert caught.value.received == ("it is not set" if value is None else f"NVIDIA_TF32_OVERRIDE={value}")
+
+
+def test_tensorrt_without_tensor_float_32_is_opened(graph, monkeypatch):
+    open_session = backend.open_session
+    monkeypatch.setattr(backend, "require_provider", lambda provider: "")
+    monkeypatch.setattr(backend, "open_session", lambda content, name, **_: open_session(content, name))
+    monkeypatch.setenv("NVIDIA_TF32_OVERRIDE", "0")
+    with pytest.raises(BackendError, match="on the CPU"):  # where there is no TensorRT
+        backend.onnxruntime_tensorrt_backend(Graph.of(graph))
+
+
 @pytest.mark.gpu
 @pytest.mark.parametrize("cuda_graph", [False, True])
 def test_on_the_real_gpu(graph, images, cuda_graph):
