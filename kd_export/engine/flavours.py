@@ -20,7 +20,7 @@ from typing import Any
 
 from kdx.bundle.graph_contract import PAIR
 from kdx.errors import BackendError, OptionError
-from kdx.runtime.gpu import gpus
+from kdx.runtime.gpu import gpus, why_no_gpu
 
 _INSTALL = {
     "tensorrt": "pip install tensorrt-cu13 (its libraries come from NVIDIA's own index at install time)",
@@ -176,7 +176,7 @@ def target_capability(name: str, wanted: str | None) -> str:
     if name == "tensorrt":
         if here is None:
             raise BackendError(
-                "TensorRT builds on the GPU that the engine is for, and this machine shows none",
+                f"TensorRT builds on the GPU that the engine is for, and {why_no_gpu()}",
                 fix="build on the line PC; for RTX cards, anywhere: kdx build-engine BUNDLE --flavour rtx "
                 "--compute-capability 8.6",
             )
@@ -190,7 +190,7 @@ def target_capability(name: str, wanted: str | None) -> str:
     chosen = wanted or here
     if chosen is None:
         raise BackendError(
-            "there is no GPU here whose compute capability could be taken",
+            f"there is no GPU here whose compute capability could be taken: {why_no_gpu()}",
             expected=f"one of {', '.join(RTX_CAPABILITIES)}",
             fix="name that of the line PC's card: kdx build-engine BUNDLE --flavour rtx --compute-capability 8.6 (RTX "
             "30), 8.9 (RTX 40) or 12.0 (RTX 50)",

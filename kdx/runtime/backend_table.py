@@ -13,7 +13,7 @@ from kdx.bundle.checked_files import Graph
 from kdx.bundle.engine_record import Fingerprint, engines_of, mismatch, records_of
 from kdx.errors import BackendError
 from kdx.runtime.backend import Backend, require_threads
-from kdx.runtime.gpu import gpus
+from kdx.runtime.gpu import gpus, why_no_gpu
 
 
 @dataclass(frozen=True)
@@ -142,7 +142,7 @@ class BackendInfo:
             )
         if self.needs_gpu and not gpus():
             raise BackendError(
-                f"the backend '{self.name}' needs an NVIDIA GPU, and the driver shows none on this machine",
+                f"the backend '{self.name}' needs an NVIDIA GPU, and {why_no_gpu()}",
                 fix="kdx doctor says what this machine can run",
             )
         computed = self.computed.get(precision)

@@ -101,14 +101,14 @@ def _check_engines() -> list[str]:
     """Say which engines can be built and run here, and what is missing for the others."""
     from kd_export.engine.flavours import RTX_CAPABILITIES, installed_version, load_flavour, target_capability
     from kdx.errors import KdxError
-    from kdx.runtime.gpu import gpus
+    from kdx.runtime.gpu import gpus, why_no_gpu
 
     cards = gpus()
     found = [
         "; ".join(
             f"{gpu.name}, compute capability {gpu.compute_capability}, driver for CUDA {gpu.driver}" for gpu in cards
         )
-        or "no NVIDIA GPU is seen (no driver, or no card): engines cannot run here"
+        or f"no NVIDIA GPU is seen, so engines cannot run here: {why_no_gpu()}"
     ]
     for flavour, name in (("tensorrt", "TensorRT"), ("rtx", "TensorRT for RTX")):
         command = f"kdx build-engine BUNDLE [--fp16 | --int8] --flavour {flavour}"

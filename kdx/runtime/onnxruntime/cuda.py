@@ -19,7 +19,7 @@ from kdx.bundle.checked_files import Graph
 from kdx.bundle.graph_contract import INPUT, OUTPUTS
 from kdx.errors import BackendError, InputError
 from kdx.runtime.backend import ClosesOnExit, Outputs
-from kdx.runtime.gpu import gpus
+from kdx.runtime.gpu import gpus, why_no_gpu
 from kdx.runtime.onnxruntime.session import CPU, open_session
 
 CUDA = "CUDAExecutionProvider"
@@ -181,7 +181,7 @@ def require_provider(provider: str) -> str:
         return ""
     if not gpus():
         raise BackendError(
-            f"{provider} needs an NVIDIA GPU, and the driver reports none",
+            f"{provider} needs an NVIDIA GPU, and {why_no_gpu()}",
             fix="see what nvidia-smi lists; the backend onnxruntime-cpu runs on every machine",
         )
     preload = getattr(ort, "preload_dlls", None)
