@@ -32,7 +32,8 @@ class DeviceArray:
         shape: The shape, of one or more dimensions.
         stream: The stream that writes the array, for which readers must wait; None if it is
             complete.
-        ordinal: The number of the device; None if the array does not state it.
+        ordinal: The number of the device; None if the array does not state it: the interface does
+            not, and DLPack, which CuPy and torch support too, does.
         owner: The object that keeps the memory alive.
     """
 
@@ -73,11 +74,11 @@ def device_array(thing: object) -> DeviceArray | None:
     ordinal = _dlpack_device(thing)
     # Before version 3, the interface does not state the stream; DLPack does.
     if interface is not None and (interface.get("version", 0) >= 3 or ordinal is None):
-        return _from_interface(thing, interface)
+        return _from_interface(thing, interface, ordinal)
     return None if ordinal is None else _from_dlpack(thing, ordinal)
 
 
-def _from_interface(thing: object, interface: dict[str, Any]) -> DeviceArray:
+def _from_interface(thing: object, interface: dict[str, Any], ordinal: int | None) -> DeviceArray:
     shape = tuple(int(size) for size in interface["shape"])
     if np.dtype(interface["typestr"]) != np.uint8:
         raise _refused("is not uint8", f"{np.dtype(interface['typestr'])} {shape}")
@@ -89,7 +90,7 @@ def _from_interface(thing: object, interface: dict[str, Any]) -> DeviceArray:
     stream = interface.get("stream", _LEGACY_STREAM if old else None)
     if stream == 0:
         raise _refused("names stream 0, which the interface forbids as ambiguous", "stream 0")
-    return _checked(DeviceArray(int(interface["data"][0]), shape, stream, None, thing))
+    return _checked(DeviceArray(int(interface["data"][0]), shape, stream, ordinal, thing))
 
 
 class _Tensor(ctypes.Structure):

@@ -58,6 +58,20 @@ def test_interface():
     assert device_array(Interface(shape=(1, 4, 3), strides=(999, 3, 1))).shape == (1, 4, 3)
 
 
+def test_an_array_of_both_protocols_lies_on_the_device_that_dlpack_states():
+    """As CuPy's: its interface has the stream, and no device."""
+
+    class Both(Interface):
+        def __dlpack_device__(self):
+            return MANAGED, 1
+
+        def __dlpack__(self, *, stream=None):
+            pytest.fail("the interface is read without a capsule")
+
+    assert device_array(Both(stream=7)).ordinal == 1
+    assert device_array(Both(stream=7)).stream == 7
+
+
 def test_streams_of_the_interface():
     assert device_array(Interface()).stream is None
     without = Interface()
