@@ -106,7 +106,8 @@ def plan_build(bundle: Bundle, request: EngineRequest) -> tuple[BuildPlan, Flavo
         raise OptionError("TensorRT for RTX times no kernels at build time", fix="leave out `timing_cache`")
     flavour = load_flavour(request.flavour)
     capability = target_capability(request.flavour, request.compute_capability)
-    gpu = next((gpu for gpu in gpus() if gpu.compute_capability == capability), None)
+    # TensorRT uses the first GPU, whatever others there are. On it, the engine can be inspected.
+    gpu = next((gpu for gpu in gpus()[:1] if gpu.compute_capability == capability), None)
     fingerprint = Fingerprint(
         flavour=request.flavour,
         tensorrt=flavour.version,

@@ -180,6 +180,17 @@ def test_the_layers_of_every_profile_are_proved(bundle, with_tensorrt, version, 
             build(bundle, batches=batches, force=True)
 
 
+def test_an_engine_for_the_second_card_is_not_loaded_on_the_first(bundle, with_tensorrt, monkeypatch) -> None:
+    cards = (Gpu("GeForce RTX 4070", "8.9", "13.0"), CARD)
+    with_tensorrt(gpus=cards, unloadable=True)
+    monkeypatch.setattr(flavours.Flavour, "set_target", lambda self, config, capability: None)
+    engine = build(bundle, flavour="rtx", compute_capability="8.6")
+    assert (engine.record.layers_from, engine.record.device_memory_mib) == ("network", None)
+    assert (engine.record.fingerprint.gpu, engine.record.fingerprint.compute_capability) == (None, "8.6")
+    with pytest.raises(BackendError, match="cannot be loaded here"):
+        build(bundle, flavour="rtx", compute_capability="8.9")
+
+
 def test_a_convolution_in_fp32_is_found_in_every_profile(bundle, with_tensorrt) -> None:
     with_tensorrt(shapeless=True, full=fake_builder.NAMES[1:2])
     with pytest.raises(GateError, match="2 of 6 convolutions are not FP16") as caught:
