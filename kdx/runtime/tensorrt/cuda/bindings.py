@@ -53,7 +53,17 @@ class CudaBindings:
 
     def _call(self, name: str, *arguments: Any) -> Any:
         """Call a function of the driver, check its code, and return its result or None."""
-        code, *results = getattr(self._driver, name)(*arguments)
+        try:
+            code, *results = getattr(self._driver, name)(*arguments)
+        # What cuda-bindings does not find in the driver, it raises at the call.
+        except RuntimeError as error:
+            if name == "cuInit":
+                raise
+            raise BackendError(
+                f"the driver lacks {name} in the version that this cuda-bindings calls: {error}",
+                fix="install the cuda-bindings of the driver's CUDA, for example pip install 'cuda-bindings<13'; or "
+                "update the driver",
+            ) from error
         if code != self._driver.CUresult.CUDA_SUCCESS:
             raise CudaError(name, getattr(code, "name", str(code)), self._explain(code))
         return results[0] if results else None

@@ -160,6 +160,21 @@ def test_a_code_that_is_not_success_is_raised(driver, monkeypatch):
         cuda.allocate(1)
 
 
+def test_a_function_that_the_driver_lacks_is_an_error_with_its_fix(driver, monkeypatch):
+    """As cuda-bindings 13 looks up functions in the versions of CUDA 12.8."""
+
+    def missing(*_: object) -> None:
+        raise RuntimeError('Function "cuEventElapsedTime" not found')
+
+    recorder = Recorder(driver)
+    monkeypatch.setattr(bindings, "_import_driver", lambda: recorder)
+    cuda = CudaBindings()
+    monkeypatch.setattr(recorder, "cuEventElapsedTime", missing, raising=False)
+    with cuda.current(), pytest.raises(BackendError, match="the driver lacks cuEventElapsedTime") as caught:
+        cuda.elapsed_ms(1, 2)
+    assert "cuda-bindings<13" in caught.value.fix
+
+
 @pytest.mark.skipif(bool(gpus()), reason="this machine has a GPU")
 def test_a_machine_without_a_driver_is_an_error(driver):
     with pytest.raises(BackendError, match=r"driver cannot be loaded|finds no device") as caught:
