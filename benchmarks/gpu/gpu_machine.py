@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,8 @@ PACKAGES = (
     "kdx", "torch", "triton", "timm", "numpy", "onnx", "onnxruntime", "onnxruntime-gpu", "tensorrt", "tensorrt-cu12",
     "tensorrt-cu13", "tensorrt-rtx", "tensorrt-rtx-cu13", "cuda-bindings", "nvidia-cudnn-cu12", "nvidia-cudnn-cu13",
 )  # fmt: skip
+# The order in which nvidia-smi numbers cards. CUDA begins with the fastest, unless it is told so.
+os.environ.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")
 _FIXED = (
     "name", "driver_version", "memory.total", "power.limit", "clocks.max.sm", "clocks.max.mem",
     "clocks.applications.graphics", "persistence_mode", "ecc.mode.current", "mig.mode.current",
@@ -43,11 +44,8 @@ def clocks() -> dict[str, str]:
 
 def ask_nvidia_smi(fields: tuple[str, ...]) -> dict[str, str]:
     """Return what ``nvidia-smi`` says of the used GPU; fields it does not know are omitted."""
-    program = shutil.which("nvidia-smi")
-    if program is None:
-        return {}
     visible = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")[0].strip()
-    command = [program, f"--query-gpu={','.join(fields)}", "--format=csv,noheader", "-i", visible or "0"]
+    command = ["nvidia-smi", f"--query-gpu={','.join(fields)}", "--format=csv,noheader", "-i", visible or "0"]
     try:
         done = subprocess.run(command, capture_output=True, encoding="utf-8", timeout=20, check=True)
     except (OSError, subprocess.SubprocessError):

@@ -21,6 +21,7 @@ from typing import Any
 from kdx.bundle.graph_contract import PAIR
 from kdx.errors import BackendError, OptionError
 from kdx.runtime.gpu import gpus, why_no_gpu
+from kdx.runtime.machine import RTX_PACKAGES, TENSORRT_PACKAGES
 
 _INSTALL = {
     "tensorrt": "pip install tensorrt-cu13 (its libraries come from NVIDIA's own index at install time)",
@@ -136,7 +137,7 @@ def installed_version(name: str) -> str | None:
     """Return the version of a flavour's package, without importing it; None where it is missing."""
     if util.find_spec(_MODULES[name]) is None:
         return None
-    for package in {"tensorrt": ("tensorrt",), "rtx": ("tensorrt-rtx", "tensorrt-rtx-cu13")}[name]:
+    for package in TENSORRT_PACKAGES if name == "tensorrt" else RTX_PACKAGES:
         try:
             return version(package)
         except PackageNotFoundError:

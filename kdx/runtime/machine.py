@@ -17,6 +17,9 @@ _DECISIVE = {
     "asimddp", "bf16", "i8mm", "sve",
 }  # fmt: skip
 # The packages that decide how fast a bundle runs, and what it computes.
+# The packages that bring TensorRT, of which an installation has one.
+TENSORRT_PACKAGES = ("tensorrt", "tensorrt-cu13", "tensorrt-cu12", "tensorrt-cu13-bindings", "tensorrt-cu12-bindings")
+RTX_PACKAGES = ("tensorrt-rtx", "tensorrt-rtx-cu13", "tensorrt-rtx-cu12")
 RUNTIME_PACKAGES = ("kdx", "numpy", "onnxruntime", "openvino", "torch", "timm")
 
 

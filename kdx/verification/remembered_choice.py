@@ -12,13 +12,20 @@ from kdx.bundle.bundle import Bundle
 from kdx.bundle.engine_record import engines_of
 from kdx.runtime.backend_table import BackendInfo
 from kdx.runtime.gpu import gpus
-from kdx.runtime.machine import cpu_features, describe_machine, package_versions, usable_cores
+from kdx.runtime.machine import (
+    RTX_PACKAGES,
+    TENSORRT_PACKAGES,
+    cpu_features,
+    describe_machine,
+    package_versions,
+    usable_cores,
+)
 from kdx.storage.cache import cache_folder
 from kdx.storage.files import sha256_bytes, write_atomic
 from kdx.storage.json_records import UNREADABLE, encode_record
 from kdx.storage.private_folder import private_cache
 
-_PACKAGES = ("numpy", "onnxruntime", "onnxruntime-gpu", "openvino", "tensorrt", "tensorrt-rtx-cu13")
+_PACKAGES = ("numpy", "onnxruntime", "onnxruntime-gpu", "openvino", *TENSORRT_PACKAGES, *RTX_PACKAGES)
 
 
 class BackendCandidate(msgspec.Struct, frozen=True, kw_only=True):

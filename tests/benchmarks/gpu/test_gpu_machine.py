@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from benchmarks.commands import environment
 from benchmarks.gpu import gpu_machine
 
 
@@ -18,3 +19,10 @@ def test_nvidia_smi_is_asked_field_by_field_where_it_knows_one_not(monkeypatch, 
     fields = ("name", "power.limit", "clocks.sm")
     assert gpu_machine.ask_nvidia_smi(fields) == {"name": "NVIDIA H200", "clocks.sm": "1980 MHz"}
     assert gpu_machine.ask_nvidia_smi(("name", "bogus")) == {"name": "NVIDIA H200"}
+    program.unlink()
+    assert gpu_machine.ask_nvidia_smi(fields) == {}
+
+
+def test_cuda_numbers_cards_as_nvidia_smi_does() -> None:
+    """The card whose clocks are recorded is the one that is timed, for child processes too."""
+    assert environment()["CUDA_DEVICE_ORDER"] == "PCI_BUS_ID"

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import textwrap
 from dataclasses import replace
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 
 import msgspec
@@ -337,6 +338,19 @@ def test_missing_packages_are_named(monkeypatch) -> None:
         with pytest.raises(BackendError) as error:
             flavours.load_flavour(name)
         assert install in error.value.fix
+
+
+@pytest.mark.parametrize("package", ["tensorrt", "tensorrt-cu13", "tensorrt-cu12-bindings"])
+def test_the_version_is_known_under_every_name_of_the_package(monkeypatch, package) -> None:
+    def version(name: str) -> str:
+        if name != package:
+            raise PackageNotFoundError(name)
+        return "10.16.1"
+
+    monkeypatch.setattr(flavours.util, "find_spec", lambda name: True)
+    monkeypatch.setattr(flavours, "version", version)
+    assert flavours.installed_version("tensorrt") == "10.16.1"
+    assert flavours.installed_version("rtx") == "of unknown version"
 
 
 def test_a_package_that_does_not_load_is_named(monkeypatch) -> None:
