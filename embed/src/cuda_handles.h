@@ -25,15 +25,21 @@ struct FreeHost {
     void operator()(void *memory) const { cudaFreeHost(memory); }
 };
 
+using DeviceMemory = std::unique_ptr<void, FreeDevice>;
+
+inline DeviceMemory allocate_device(std::size_t bytes) {
+    void *memory = nullptr;
+    check(cudaMalloc(&memory, bytes), "device memory");
+    return DeviceMemory(memory);
+}
+
 // Device memory, and pinned host memory of the same size.
 struct Buffer {
-    std::unique_ptr<void, FreeDevice> device;
+    DeviceMemory device;
     std::unique_ptr<void, FreeHost> host;
 
-    explicit Buffer(std::size_t bytes) {
+    explicit Buffer(std::size_t bytes) : device(allocate_device(bytes)) {
         void *memory = nullptr;
-        check(cudaMalloc(&memory, bytes), "device memory");
-        device.reset(memory);
         check(cudaMallocHost(&memory, bytes), "pinned memory");
         host.reset(memory);
     }

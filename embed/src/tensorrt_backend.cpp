@@ -5,8 +5,10 @@
 // context per optimisation profile.
 #include <NvInfer.h>
 
+#include <algorithm>
 #include <cstring>
 #include <mutex>
+#include <utility>
 #include <vector>
 #if !defined(_WIN32)
 #include <sys/utsname.h>
@@ -36,15 +38,23 @@ public:
         } catch (...) {  // out of memory: the message is lost
         }
     }
-    std::string last() {
+    // Returns the last error, and removes it: it does not explain a later failure.
+    std::string take() {
         const std::lock_guard lock(mutex_);
-        return last_.empty() ? "no reason was given" : last_;
+        const auto taken = std::exchange(last_, "");
+        return taken.empty() ? "no reason was given" : taken;
     }
 
 private:
     std::mutex mutex_;
     std::string last_;
 };
+
+// The log is read only here: an argument that reads it might be evaluated before the call whose
+// result `done` is.
+void require_success(bool done, Log &log) {
+    if (!done) require_success(false, log.take().c_str());
+}
 
 std::string version_of_tensorrt() {
     const int version = getInferLibVersion();
@@ -69,12 +79,41 @@ Machine machine_of(int device) {
     return machine;
 }
 
+// Execution contexts that compute in memory of the caller: one block serves those of all profiles,
+// because calls take turns. TensorRT would otherwise give each one memory for the largest profile.
+// The counterpart of kdx/runtime/tensorrt/contexts.py.
+nvinfer1::IExecutionContext *create_context(nvinfer1::ICudaEngine &engine) {
+#if NV_TENSORRT_MAJOR >= 10
+    return engine.createExecutionContext(nvinfer1::ExecutionContextAllocationStrategy::kUSER_MANAGED);
+#else
+    return engine.createExecutionContextWithoutDeviceMemory();
+#endif
+}
+
+#if NV_TENSORRT_MAJOR > 10 || (NV_TENSORRT_MAJOR == 10 && NV_TENSORRT_MINOR >= 1)
+std::int64_t context_bytes(const nvinfer1::ICudaEngine &engine) { return engine.getDeviceMemorySizeV2(); }
+void give_memory(nvinfer1::IExecutionContext &context, void *memory, std::int64_t bytes) {
+    context.setDeviceMemoryV2(memory, bytes);
+}
+#else
+std::int64_t context_bytes(const nvinfer1::ICudaEngine &engine) {
+    return static_cast<std::int64_t>(engine.getDeviceMemorySize());
+}
+void give_memory(nvinfer1::IExecutionContext &context, void *memory, std::int64_t) { context.setDeviceMemory(memory); }
+#endif
+
 // The memory that an engine reads and writes. All profiles use it, as long as the detector lives.
 struct Buffers {
     Buffer images, maps, scores;
+    std::int64_t work_bytes;
+    DeviceMemory work;  // in which all contexts compute
 
-    Buffers(std::size_t image_bytes, std::size_t map_bytes, std::size_t most)
-        : images(most * image_bytes), maps(most * map_bytes), scores(most * sizeof(float)) {}
+    Buffers(std::size_t image_bytes, std::size_t map_bytes, std::size_t most, std::int64_t context_bytes)
+        : images(most * image_bytes),
+          maps(most * map_bytes),
+          scores(most * sizeof(float)),
+          work_bytes(std::max<std::int64_t>(context_bytes, 1)),  // there is no address of 0 bytes
+          work(allocate_device(static_cast<std::size_t>(work_bytes))) {}
 };
 
 // The execution context of an optimisation profile, the batch size that is set in it, and the CUDA
@@ -83,8 +122,9 @@ struct Buffers {
 class Profile {
 public:
     Profile(nvinfer1::ICudaEngine &engine, std::size_t index, const Buffers &buffers, cudaStream_t stream, Log &log)
-        : context_(engine.createExecutionContext()), shape_(engine.getTensorShape("image")), log_(log) {
-        require_success(context_ != nullptr, log.last().c_str());
+        : context_(create_context(engine)), shape_(engine.getTensorShape("image")), log_(log) {
+        require_success(context_ != nullptr, log);
+        give_memory(*context_, buffers.work.get(), buffers.work_bytes);
         require_success(context_->setOptimizationProfileAsync(static_cast<std::int32_t>(index), stream),
                         "the profile was refused");
         check(cudaStreamSynchronize(stream), "setting the profile");
@@ -102,7 +142,10 @@ public:
         batch_ = count;
     }
 
-    void enqueue(cudaStream_t stream) { require_success(context_->enqueueV3(stream), log_.last().c_str()); }
+    void enqueue(cudaStream_t stream) {
+        const bool done = context_->enqueueV3(stream);
+        require_success(done, log_);
+    }
 
     // Drops the graph and everything that is known about the context.
     void forget() {
@@ -136,12 +179,13 @@ public:
         runtime_.reset(nvinfer1::createInferRuntime(log_));
         require_success(runtime_ != nullptr, "the runtime was not created");
         engine_.reset(runtime_->deserializeCudaEngine(plan.data(), plan.size()));
-        require_success(engine_ != nullptr, log_.last().c_str());
+        require_success(engine_ != nullptr, log_);
         require_success(engine_->getNbOptimizationProfiles() == static_cast<int>(batches_.size()),
                         "the optimisation profiles of the plan differ from its record");
         require_fits("image", {bundle.height, bundle.width, bundle.channels});
         require_fits("anomaly_map", {bundle.map_height, bundle.map_width});
-        buffers_ = std::make_unique<Buffers>(image_bytes_, map_values_ * sizeof(float), max_batch());
+        buffers_ = std::make_unique<Buffers>(image_bytes_, map_values_ * sizeof(float), max_batch(),
+                                             context_bytes(*engine_));
         profiles_.resize(batches_.size());
     }
 
@@ -194,7 +238,7 @@ private:
 
     // Queues the copy to the device, the inference and the copy back.
     void enqueue(Profile &profile, std::size_t count) {
-        const auto &[images, maps, scores] = *buffers_;
+        const auto &images = buffers_->images, &maps = buffers_->maps, &scores = buffers_->scores;
         copy(images.device.get(), images.host.get(), count * image_bytes_, cudaMemcpyHostToDevice);
         profile.enqueue(stream());
         copy(maps.host.get(), maps.device.get(), count * map_values_ * sizeof(float), cudaMemcpyDeviceToHost);

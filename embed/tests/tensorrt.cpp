@@ -144,6 +144,20 @@ void a_batch_whose_second_part_fails_leaves_nothing_good() {
     run(detector, frames, {40, 40});
 }
 
+// The reason of a failed call is what TensorRT logged during it, and not what it had logged before.
+void a_failure_has_its_own_reason() {
+    kdx::Detector detector(bundle, options());
+    const auto &frames = frames_of(detector);
+    const auto reason_of = [&](const char *name, std::size_t count) {
+        fake::fail_at(1, name);
+        CHECK(Batch(detector, frames, count).is_blank());
+        return std::string(kdx_last_error());
+    };
+    CHECK(contains(reason_of("enqueueV3", kSmall), "the enqueue failed"));
+    CHECK(contains(reason_of("createExecutionContext", 5), "no reason was given"));
+    run(detector, frames, {5, kSmall});
+}
+
 // Whichever function fails, the call reports it and leaves nothing good, or its answer is right.
 // The next call is right.
 void any_one_call_may_fail() {
@@ -241,6 +255,7 @@ int tensorrt() {
     profiles_do_not_disturb_each_other();
     an_engine_that_cannot_be_captured_runs_plainly();
     a_batch_whose_second_part_fails_leaves_nothing_good();
+    a_failure_has_its_own_reason();
     any_one_call_may_fail();
     a_detector_that_cannot_be_opened_holds_nothing();
     threads_take_turns();

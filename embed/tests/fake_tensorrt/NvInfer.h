@@ -8,6 +8,9 @@
 
 #include "cuda_runtime_api.h"
 
+#define NV_TENSORRT_MAJOR 10
+#define NV_TENSORRT_MINOR 16
+
 extern "C" std::int32_t getInferLibVersion() noexcept;
 
 namespace nvinfer1 {
@@ -24,12 +27,15 @@ public:
     virtual ~ILogger() = default;
 };
 
+enum class ExecutionContextAllocationStrategy : std::int32_t { kSTATIC = 0, kON_PROFILE_CHANGE = 1, kUSER_MANAGED = 2 };
+
 class ICudaEngine;
 
 class IExecutionContext {
 public:
-    explicit IExecutionContext(ICudaEngine &engine);
+    IExecutionContext(ICudaEngine &engine, bool is_user_managed);
     ~IExecutionContext();
+    void setDeviceMemoryV2(void *memory, std::int64_t size) noexcept;
     bool setOptimizationProfileAsync(std::int32_t profile, cudaStream_t stream) noexcept;
     bool setInputShape(const char *tensor, const Dims &shape) noexcept;
     bool setTensorAddress(const char *tensor, void *address) noexcept;
@@ -46,9 +52,12 @@ public:
     ~ICudaEngine();
     std::int32_t getNbOptimizationProfiles() const noexcept;
     Dims getTensorShape(const char *tensor) const noexcept;
-    IExecutionContext *createExecutionContext() noexcept;
+    std::int64_t getDeviceMemorySizeV2() const noexcept;
+    IExecutionContext *createExecutionContext(
+        ExecutionContextAllocationStrategy strategy = ExecutionContextAllocationStrategy::kSTATIC) noexcept;
     struct Plan;
     std::unique_ptr<Plan> plan;
+    ILogger *log = nullptr;
 };
 
 class IRuntime {

@@ -14,6 +14,8 @@ using fake::state;
 
 namespace nvinfer1 {
 
+constexpr std::int64_t kContextBytes = 512;
+
 // "height width channels, height and width of the map, and the largest batch of each profile", as
 // text.
 struct ICudaEngine::Plan {
@@ -27,13 +29,27 @@ struct IExecutionContext::State {
     std::map<std::string, void *> addresses;
     std::size_t version = 0;
     std::int64_t profile = -1, batch = -1;
-    bool is_deferred = true, is_there = true;
+    bool is_deferred = true, is_there = true, is_user_managed = false;
+    unsigned char *memory = nullptr;
 
     void changed() { ++version, is_deferred = true; }
 };
 
-IExecutionContext::IExecutionContext(ICudaEngine &engine) : state_(std::make_shared<State>()), engine_(engine) {
+IExecutionContext::IExecutionContext(ICudaEngine &engine, bool is_user_managed)
+    : state_(std::make_shared<State>()), engine_(engine) {
+    state_->is_user_managed = is_user_managed;
     state().held.insert(this);
+}
+
+// It returns nothing: what it does not take it logs.
+void IExecutionContext::setDeviceMemoryV2(void *memory, std::int64_t size) noexcept {
+    const Lock lock(state().mutex);
+    if (!state_->is_user_managed || size < kContextBytes) {
+        engine_.log->log(ILogger::Severity::kERROR, "the memory is not taken");
+        return misuse("memory that a context does not take");
+    }
+    state_->memory = static_cast<unsigned char *>(memory);
+    state_->changed();
 }
 
 IExecutionContext::~IExecutionContext() {
@@ -73,8 +89,9 @@ bool IExecutionContext::setTensorAddress(const char *tensor, void *address) noex
 
 bool IExecutionContext::enqueueV3(cudaStream_t stream) noexcept {
     const Lock lock(state().mutex);
-    if (fails(__func__)) return false;
+    if (fails(__func__)) return engine_.log->log(ILogger::Severity::kERROR, "the enqueue failed"), false;
     if (state_->batch < 1 || state_->addresses.size() != 3) misuse("TensorRT runs without shape or addresses");
+    if (state_->is_user_managed && !state_->memory) misuse("a context runs without memory");
     if (stream->is_capturing && state_->is_deferred) misuse("a capture before a plain enqueue");
     if (stream->is_capturing && state().refuses_captures) return stream->is_valid = false;
     state_->is_deferred = false;
@@ -85,6 +102,7 @@ bool IExecutionContext::enqueueV3(cudaStream_t stream) noexcept {
                    image = engine_.plan->image_bytes, map = engine_.plan->map_values] {
         if (!state->is_there || state->version != version)
             return misuse("a graph replays after its context was changed");
+        if (state->memory) std::fill_n(state->memory, kContextBytes, static_cast<unsigned char>(batch));
         for (std::size_t i = 0; i < batch; ++i) {
             scores[i] = fake::score_of(images + i * image, image);
             std::fill_n(maps + i * map, map, scores[i]);
@@ -106,9 +124,14 @@ Dims ICudaEngine::getTensorShape(const char *tensor) const noexcept {
     return std::string(tensor) == "image" ? plan->image : plan->map;
 }
 
-IExecutionContext *ICudaEngine::createExecutionContext() noexcept {
+std::int64_t ICudaEngine::getDeviceMemorySizeV2() const noexcept { return kContextBytes; }
+
+IExecutionContext *ICudaEngine::createExecutionContext(ExecutionContextAllocationStrategy strategy) noexcept {
     const Lock lock(state().mutex);
-    return fails(__func__) ? nullptr : new IExecutionContext(*this);
+    if (fails(__func__)) return nullptr;
+    // The library shares one block of memory among the contexts of all profiles.
+    if (strategy != ExecutionContextAllocationStrategy::kUSER_MANAGED) misuse("a context with memory of its own");
+    return new IExecutionContext(*this, strategy == ExecutionContextAllocationStrategy::kUSER_MANAGED);
 }
 
 IRuntime::IRuntime(ILogger &log) : log_(log) { state().held.insert(this); }
@@ -123,6 +146,7 @@ ICudaEngine *IRuntime::deserializeCudaEngine(const void *plan, std::size_t size)
     if (fails(__func__)) return log_.log(ILogger::Severity::kERROR, "the plan is not for this card"), nullptr;
     std::istringstream text(std::string(static_cast<const char *>(plan), size));
     auto *engine = new ICudaEngine;
+    engine->log = &log_;
     auto &read = *(engine->plan = std::make_unique<ICudaEngine::Plan>());
     std::int64_t map_height = 0, map_width = 0;
     text >> read.image.d[1] >> read.image.d[2] >> read.image.d[3] >> map_height >> map_width;
