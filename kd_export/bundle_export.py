@@ -61,6 +61,7 @@ def export_bundle(
     golden_images: Sequence[Path],
     training_images: Sequence[Identity],
     provenance: Provenance,
+    left_out: Sequence[Identity] = (),
     max_batch: int = 32,
     tiling: Tiling | None = None,
     precisions: Collection[str] = ("fp32",),
@@ -79,6 +80,7 @@ def export_bundle(
         method: The method's name.
         golden_images: Real images to compare every backend on.
         training_images: Hashes of the images trained on.
+        left_out: Hashes of good images that the training left out, and that no calibration uses.
         provenance: The origin of the detector, and of the INT8 students; its border weights are set
             to the detector's.
         max_batch: Largest batch of the graph.
@@ -143,7 +145,8 @@ def export_bundle(
                 calibrating = _calibrating(detector, calibration_images, tiling)
                 written, refused["int8"] = write_int8(folder, exact, calibrating, progress)
             variants |= {"int8": written} if written else {}
-        write_files(folder, _files(detector, golden_images, images, training_images))
+        listed = TrainingImages(*(sorted(each, key=lambda image: image.file) for each in (training_images, left_out)))
+        write_files(folder, _files(detector, golden_images, images, listed))
         provenance = msgspec.structs.replace(provenance, border_weights=list(detector.border_weights))
         if "int8" not in variants:
             provenance = _without_int8_students(provenance)
@@ -211,7 +214,7 @@ def _evidence(
 
 
 def _files(
-    detector: FusedDetector, paths: Sequence[Path], images: NDArray[np.uint8], training_images: Sequence[Identity]
+    detector: FusedDetector, paths: Sequence[Path], images: NDArray[np.uint8], listed: TrainingImages
 ) -> dict[str, bytes]:
     step = -1 if detector.input_spec.channel_order == "bgr" and detector.input_spec.channels == 3 else 1
     return {
@@ -220,7 +223,7 @@ def _files(
             for path, image in zip(paths, images, strict=True)
         },
         **_encoded(_answers(detector, images), GOLDEN_MAPS, GOLDEN_SCORES),
-        TRAINING_IMAGES: msgspec.json.encode(TrainingImages(sorted(training_images, key=lambda image: image.file))),
+        TRAINING_IMAGES: msgspec.json.encode(listed),
     }
 
 

@@ -208,6 +208,7 @@ def common_config(
         "train_images": images.hashes(images.trained),
         "validation_images": images.hashes(images.held_out),
         "trained_on": [*trained, *(each for each in learnt if each not in known)],
+        **({"left_out": [record.identity for record in images.left_out]} if images.left_out else {}),
         "data_sha256": hash_of_hashes(record.sha256 for record in images.trained),
         **({} if options.precision == "fp32" else {"precision": options.precision}),
         "versions": {"kdx": __version__, **package_versions(TRAINING_PACKAGES)},

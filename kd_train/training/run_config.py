@@ -124,6 +124,8 @@ class RunConfig(msgspec.Struct, frozen=True, kw_only=True):
         validation_images: The content hash of each held-out image, by the same names.
         trained_on: The hashes by which copies of the training images are recognised, those of
             initial students included; None in earlier runs.
+        left_out: The hashes of odd good images that the training left out, and that a calibration
+            leaves out too; unset for none.
         data_sha256: One hash of all training images.
         golden: The names of the images in ``golden/``.
         teacher: The file of the teacher's tensors. It is empty until the file is written, and in
@@ -167,6 +169,7 @@ class RunConfig(msgspec.Struct, frozen=True, kw_only=True):
     train_images: dict[str, str]
     validation_images: dict[str, str]
     trained_on: list[Identity] | None = None
+    left_out: list[Identity] | UnsetType = UNSET
     data_sha256: str
     golden: list[str]
     teacher: str = ""

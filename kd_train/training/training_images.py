@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
@@ -37,6 +37,7 @@ class TrainingImages:
         parts: The part that each image shows; an image without an entry is a part of its own.
         bad: The record of damaged files.
         remarks: The remarks on images that were left out or are unusual.
+        left_out: The odd images that were left out.
     """
 
     folder: ImageFolder
@@ -47,6 +48,7 @@ class TrainingImages:
     parts: Mapping[Path, str]
     bad: BadImages
     remarks: list[Remark]
+    left_out: Sequence[ImageRecord] = field(default=(), kw_only=True)
 
     @cached_property
     def train_set(self) -> ImageSet:
@@ -123,6 +125,8 @@ def read_training_images(
     odd = "keep" if folder.dataset and options.odd_images == "stop" else options.odd_images
     scanned = scan_images(require_good(folder), bad, progress)
     records, odd_remarks = handle_odd_images(scanned, odd, channels=options.channels)
+    used = {record.path for record in records}
+    left_out = [record for record in scanned if record.path not in used]
     spec = choose_input(
         records,
         recipe.crop_from or recipe.image_size,
@@ -155,4 +159,4 @@ def read_training_images(
     sides = [[(record.path, record.identity) for record in side] for side in (train_records, held_out)]
     copies = [*within(every), *across(*sides), *between(folder, every, progress)]
     remarks = [*folder.remarks, *odd_remarks, *named.remarks, *copies]
-    return TrainingImages(folder, spec, image_set, train_records, held_out, parts, bad, remarks)
+    return TrainingImages(folder, spec, image_set, train_records, held_out, parts, bad, remarks, left_out=left_out)

@@ -27,10 +27,16 @@ from kdx.storage.json_records import UNREADABLE, describe_invalid
 from kdx.storage.npy import decode_array
 
 
-class TrainingImages(msgspec.Struct, frozen=True):
-    """The content of ``training_images.json`` since schema 2."""
+class TrainingImages(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The content of ``training_images.json`` since schema 2.
+
+    Attributes:
+        images: The images that were trained on.
+        left_out: Odd good images that the training left out.
+    """
 
     images: list[Identity]
+    left_out: list[Identity] = []
 
 
 @dataclass(frozen=True)
@@ -157,12 +163,23 @@ class Bundle:
         Raises:
             BundleError: The file was replaced or altered, or its content is not valid.
         """
+        return KnownImages(self._listed_images().images)
+
+    def left_out_images(self) -> KnownImages:
+        """Return the odd good images that the training left out; none in earlier bundles.
+
+        Raises:
+            BundleError: The file was replaced or altered, or its content is not valid.
+        """
+        return KnownImages(self._listed_images().left_out)
+
+    def _listed_images(self) -> TrainingImages:
         file = self.path / TRAINING_IMAGES
         try:
             kept = msgspec.json.decode(self.read(TRAINING_IMAGES), type=TrainingImages | list[str])
             if isinstance(kept, TrainingImages):
-                return KnownImages(kept.images)
-            return KnownImages(Identity(file=sha256) for sha256 in kept)
+                return kept
+            return TrainingImages([Identity(file=sha256) for sha256 in kept])
         except UNREADABLE as error:
             raise BundleError(
                 f"'{file}' is not valid: {describe_invalid(error)}", fix="export the bundle again"

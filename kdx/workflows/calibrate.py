@@ -34,6 +34,7 @@ from kdx.storage.files import require_writable
 from kdx.verification.comparison import compare_batch, describe_difference
 from kdx.verification.judge import Decided, Evidence, judge
 from kdx.verification.tolerances import LIMITS, tolerances_of
+from kdx.workflows.calibration_images import without_left_out
 from kdx.workflows.calibrations import Calibrations
 from kdx.workflows.packages import require_reader
 
@@ -104,7 +105,8 @@ def calibrate_each(
 
     Args:
         bundle: The bundle.
-        images: Good images; those that were trained on are left out.
+        images: Good images; those that were trained on, or that the training left out, are left
+            out.
         request: How.
         defective_images: Defective images on which the threshold is chosen too; empty for none.
         progress: Shows the images.
@@ -119,6 +121,7 @@ def calibrate_each(
     if request.by_hand is not None:
         require_reachable(request.by_hand, bundle.manifest, per_position=request.per_position)
         _require_same_scale(bundle, per_position=request.per_position)
+    images, left_out = without_left_out(bundle, images)
     fitted: FittedLevel | None = None
 
     def calibrated(detector: Detector, precision: str, exact: NDArray[np.float64] | None = None) -> Calibration:
@@ -161,7 +164,7 @@ def calibrate_each(
             found.own.setdefault(precision, {})[info.runtime] = own
     _add_others(bundle, found)
     level = fitted.level if fitted else None
-    found.remarks += found.exact.remarks
+    found.remarks += [*left_out, *found.exact.remarks]
     found.removed = _removed(bundle.manifest.threshold, found.exact.threshold)
     found.signature_removed = (bundle.path / SIGNATURE).is_file()
     exact = found.exact

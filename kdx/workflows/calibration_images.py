@@ -1,4 +1,7 @@
-"""Test images that chose the threshold: of them, the rates at that threshold are no measurement."""
+"""Images that a calibration leaves out, and test images that chose the threshold.
+
+Of those, the rates at that threshold are no measurement.
+"""
 
 from __future__ import annotations
 
@@ -26,6 +29,18 @@ _UNKNOWN = (
     "no hashes of single ones: if some of them chose the threshold, false rejects are too low (calibrate again to keep "
     "the hashes)"
 )
+
+
+def without_left_out(bundle: Bundle, images: Sequence[Path]) -> tuple[list[Path], list[Remark]]:
+    """Return the good images without those that the training left out as odd, and a remark on them.
+
+    Frames of another camera would set a threshold, or could not be scored at all.
+    """
+    left_out = bundle.left_out_images()
+    known = identified(images) if len(left_out) else []
+    odd = {path for path, identity in known if left_out.likeness(identity) is Likeness.SAME}
+    text = "good [image was|images were] left out of the calibration, as the training left [it|them] out as odd"
+    return [path for path in images if path not in odd], remark("left_out_of_training", text, sorted(odd))
 
 
 def chosen_on(bundle: Bundle, images: Sequence[tuple[Path, Identity]]) -> list[Path] | None:

@@ -139,6 +139,7 @@ def export_run(
         method=run.config.method,
         golden_images=run.golden_files(),
         training_images=run.config.known_images().images,
+        left_out=[] if run.config.left_out is UNSET else run.config.left_out,
         provenance=provenance,
         max_batch=tiling.batch if tiling else 32 if max_batch is None else max_batch,
         tiling=tiling,

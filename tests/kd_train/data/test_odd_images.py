@@ -5,14 +5,23 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
 import kdx
 from kd_train.data.image_records import BadImages, choose_input, scan_images
 from kd_train.data.odd_images import handle_odd_images
+from kd_train.training.run_folder import Run
 from kdx.errors import DataError
+from kdx.folders.data_folder import open_folder
+from kdx.imaging.image_identity import identify
+from kdx.progress import SILENT
+from kdx.storage.files import sha256_file
+from kdx.storage.json_records import encode_record
+from kdx.workflows.calibrate import CalibrationRequest, calibrate_each
+from kdx.workflows.export import export_run
 
 
 def scanned(folder: Path, *images: Image.Image):
@@ -122,6 +131,7 @@ def test_training_stops_at_an_odd_image_or_leaves_it_out(cli, one_odd, tmp_path,
     assert [(one["kind"], one["count"]) for one in record["remarks"]] == [("odd_size", 1)]
     config = json.loads((tmp_path / "run/run.json").read_text(encoding="utf-8"))
     assert (config["input"]["fixed_size"], config["odd_images"]) == (True, "skip")
+    assert [each["file"] for each in config["left_out"]] == [sha256_file(one_odd / "train/good/003.png")]
     changed = cli(*command, "--odd-images", "keep", "--resume", code=2).stderr
     assert "odd_images" in changed
 
@@ -129,6 +139,25 @@ def test_training_stops_at_an_odd_image_or_leaves_it_out(cli, one_odd, tmp_path,
 def test_fit_stops_at_an_odd_image(cli, one_odd, tmp_path) -> None:
     command = ("fit", one_odd, "--budget-ms", 100, "-o", tmp_path / "fit", "--false-reject-rate", 0.3)
     assert "1 of 12 images has another size" in cli(*command, "--weights", "random", code=2).stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("odd", ["size", "colour"])
+def test_a_calibration_leaves_out_what_the_training_left_out(dataset_copy, run_copy, tmp_path, odd) -> None:
+    paths = open_folder(dataset_copy).good
+    path = dataset_copy / "train/good/odd.png"
+    with Image.open(dataset_copy / "test/good/012.png") as image:
+        image.resize((65, 64)).save(path) if odd == "size" else ImageOps.colorize(image, "red", "blue").save(path)
+    config = msgspec.structs.replace(Run(run_copy).config, left_out=[identify(path)])
+    (run_copy / "run.json").write_bytes(encode_record(config))
+    bundle, _, _ = export_run(run_copy, tmp_path / "tiny.kdx", progress=SILENT)
+    request = CalibrationRequest(0.2, backend="onnxruntime-cpu")
+    without = calibrate_each(bundle, paths, request)
+    found = calibrate_each(bundle, [*paths, path], request)
+    assert found.exact.threshold.score == without.exact.threshold.score
+    (said,) = [one for one in found.remarks if one.kind == "left_out_of_training"]
+    assert str(said).startswith("1 good image was left out of the calibration, as the training left it out as odd: ")
+    assert said.first == (str(path),)
 
 
 @pytest.mark.slow
