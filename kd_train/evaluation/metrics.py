@@ -87,8 +87,12 @@ def overlap_curve(
 def area_up_to(false_positives: NDArray[np.float64], overlap: NDArray[np.float64], end: float) -> float:
     """Return the normalised area under a curve up to a false-positive rate."""
     inside = false_positives < end
+    first = int(inside.sum())
+    # A vertical rise at the end is not under the curve: its lowest point counts, and interpolation
+    # would take the highest.
+    is_point = first < len(false_positives) and false_positives[first] == end
     x = np.append(false_positives[inside], end)
-    y = np.append(overlap[inside], np.interp(end, false_positives, overlap))
+    y = np.append(overlap[inside], overlap[first] if is_point else np.interp(end, false_positives, overlap))
     return (
         float(np.trapezoid(y, x) / end)
         if hasattr(np, "trapezoid")

@@ -68,6 +68,19 @@ def test_overlap_follows_a_ramp_by_hand() -> None:
     assert per_region_overlap([mask_2d], [values_2d], max_false_positive_rate=0.2) == pytest.approx(0.75)
 
 
+@pytest.mark.parametrize("tied", [False, True])
+def test_overlap_that_begins_at_the_end_of_the_integral_is_none(tied) -> None:
+    """Three of ten good pixels score above the defect: below 30 % of them, no defect is found."""
+    mask = np.zeros((1, 11), bool)
+    mask[0, 3] = True
+    scores = np.array([[9, 8, 7, 6, 5, 4, 3, 2, 1, 0.5, 0.1]], np.float32)
+    if tied:
+        scores[0, :3] = 9
+    assert per_region_overlap([mask], [scores]) == 0
+    scores[0, 3] = 8.5 if not tied else 9.5  # above two of the three, or above all good ones
+    assert per_region_overlap([mask], [scores]) == pytest.approx(1.0 if tied else 2 / 3)
+
+
 def test_the_overlap_curve_has_a_point_for_each_value() -> None:
     # D G D G, and a second region of one pixel that comes last: means over two regions.
     mask = np.array([[True, False, False, False, True]])
