@@ -99,7 +99,7 @@ class Trainer:
         self.resumed_after = self.trained_again = 0
         self.interrupts = Interrupts()
         self.saved_at = time.monotonic()
-        self.unsaved: dict[str, Tensor] | None = None  # the optimiser's state of the last epoch, not yet written
+        self.unsaved: tuple[int, dict[str, Tensor]] | None = None  # an epoch, and the optimiser's state to be written
 
     def resume(self) -> None:
         """Load the epoch from which the run resumes.
@@ -142,8 +142,9 @@ class Trainer:
             try:
                 self._fit()
             except BaseException:
-                if self.unsaved is not None:
-                    self.run.checkpoints.save_optimiser(self.unsaved)
+                # A full disk may have ended it between an epoch's students and its record.
+                if self.unsaved is not None and self.run.checkpoint("last").epoch == self.unsaved[0]:
+                    self.run.checkpoints.save_optimiser(self.unsaved[1])
                 raise
         return self.history
 
@@ -306,8 +307,11 @@ class Trainer:
         )
 
     def _save(self, *, best: bool) -> None:
-        """Write the epoch's students, and the optimiser's state if it is due; otherwise keep it."""
-        self.unsaved = None  # frees the state of the epoch before
+        """Write the epoch's students, and the optimiser's state if it is due; otherwise keep it.
+
+        The state of the epoch before is kept until then: training resumes there if this one cannot
+        be written.
+        """
         state = {
             # Copied, because the next epoch's steps change the optimiser's tensors.
             f"{name}/{slot}": value.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
@@ -317,10 +321,9 @@ class Trainer:
         }
         is_due = self._is_due(state)
         self.run.save(self._tensors(teacher=False), state if is_due else None, self.history, best=best)
+        self.unsaved = None if is_due else (len(self.history), state)
         if is_due:
             self.saved_at = time.monotonic()
-        else:
-            self.unsaved = state
 
     def _is_due(self, state: dict[str, Tensor]) -> bool:
         """Return whether the optimiser's state is written now."""

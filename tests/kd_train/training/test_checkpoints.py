@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import signal
@@ -121,6 +122,22 @@ def test_a_large_optimiser_is_not_written_after_every_epoch(dataset, whole, tmp_
     a_run = students * 3 + sum(path.stat().st_size for path in whole.glob("*.optimiser.safetensors"))
     overhead = 64 * 1024  # names and shapes before the tensors, and the records
     assert sum(size for name, size in written if name != "teacher.safetensors") < a_run + overhead
+
+
+def test_a_disk_that_is_full_in_an_epoch_costs_that_epoch_alone(dataset, tmp_path, large_state, monkeypatch):
+    """The optimiser's state of the epoch before, which is in memory, is written."""
+    real = kd_train.training.checkpoints.write_atomic
+
+    def write(path: Path, data: bytes) -> None:
+        if path.name.startswith("epoch-00002"):
+            raise OSError(errno.ENOSPC, "No space left on device", str(path))
+        real(path, data)
+
+    monkeypatch.setattr(kd_train.training.checkpoints, "write_atomic", write)
+    with pytest.raises(OSError, match="No space left"):
+        train(dataset, tmp_path / "run", OPTIONS)
+    last = Run(tmp_path / "run").checkpoint("last")
+    assert (last.epoch, last.resumes_at.epoch) == (1, 1)
 
 
 def test_a_large_optimiser_is_written_again_after_ten_minutes(dataset, tmp_path, written, large_state, monkeypatch):
