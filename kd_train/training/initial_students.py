@@ -118,7 +118,7 @@ def open_students(out: Path, options: TrainOptions, begun: RunConfig | None) -> 
     if options.init is None:
         if recorded is not UNSET and not _has_restart(out):
             raise CheckpointError(
-                f"'{out}' cannot be resumed without the students with which it began: no epoch of it is complete",
+                f"'{out}' cannot be resumed without the students with which it began: it has no epoch to resume from",
                 fix=f"give the options that it began with, `init='{recorded.run}'` among them",
             )
         return None
