@@ -70,11 +70,8 @@ class ScoreFolder:
         self.summary = self.path / SUMMARY
 
     @contextlib.contextmanager
-    def held(self, *, force: bool) -> Iterator[None]:
+    def held(self) -> Iterator[None]:
         """Create the folder, or check that it is of this command, and keep other calls out of it.
-
-        Args:
-            force: Discard what earlier calls wrote.
 
         Raises:
             OutputError: It holds something else, or another call is working in it.
@@ -86,8 +83,6 @@ class ScoreFolder:
             if handle is not None:
                 lock(handle)
             self._remove_left()
-            if force:
-                self._discard()
             yield
         except BlockingIOError as error:
             raise OutputError(
@@ -151,13 +146,15 @@ class ScoreFolder:
     def _added(self, index: Index, left_out: LeftOut) -> Iterator[str]:
         return added(walk(Path(index.settings.archive), left_out), ShardPlan(self.path, index.listed).paths())
 
-    def _discard(self) -> None:
-        """Remove what this command made; other files of the user stay."""
+    def discard(self) -> None:
+        """Remove what this command made; other files of the user stay.
+
+        The record goes last: it says whose folder this is, should the call be killed before.
+        """
         settings = None
         with contextlib.suppress(OutputError):  # what a damaged record does not name stays
             begun = self.begun()
             settings = begun.settings if begun else None
-        (self.path / _INDEX).unlink(missing_ok=True)
         for path in self.shards.iterdir():
             path.unlink()
         made = {} if settings is None else {MAPS: settings.maps, MASKS: settings.masks, REGIONS: settings.coco}
@@ -166,6 +163,7 @@ class ScoreFolder:
         self.summary.unlink(missing_ok=True)
         if style_of_table(self.path) is not None:
             (self.path / TABLE).unlink()
+        (self.path / _INDEX).unlink(missing_ok=True)
 
     def _remove_left(self) -> None:
         """Remove half-written files of killed processes, ``.NUMBER.parquet.*.part``."""

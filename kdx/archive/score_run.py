@@ -20,6 +20,7 @@ from kdx.bundle.open import bundle_of
 from kdx.calibration.validity import CalibrationValidity
 from kdx.decision.map_files import MapFiles
 from kdx.errors import DataError, GateError, InputError
+from kdx.folders.image_search import walk
 from kdx.imaging.bands import require_whole_maps
 from kdx.progress import Progress
 from kdx.runtime.machine import usable_cores
@@ -51,7 +52,7 @@ def score_archive(request: ScoreRequest, progress: Progress, say: Callable[[str]
     if bundle.manifest.camera.is_in_bands:
         import tifffile  # noqa: F401  # missed now, and not in every process
     folder = ScoreFolder(request.out)
-    with folder.held(force=request.force):
+    with folder.held():
         index = _begin(folder, request, bundle, sha256_bytes(opened), say)
         if request.retry_bad:
             _forget_bad(folder, index, say)
@@ -91,7 +92,7 @@ def _begin(
         coco=request.coco or None,
         min_area=request.min_area,
     )
-    begun = folder.begun()
+    begun = None if request.force else folder.begun()
     if begun is not None and begun.listed:  # until images are listed, nothing depends on them
         require_same(folder.path, begun.settings, asked)
         return begun
@@ -121,7 +122,15 @@ def _begin(
             f"'{request.bundle}' is not calibrated, so there is no pixel threshold for masks and regions",
             fix="calibrate it: kdx calibrate BUNDLE DATA; maps need no threshold",
         )
+    if request.force:  # now that nothing is wrong which can be known
+        _require_images(request.archive)
+        folder.discard()
     return folder.begin(settings)
+
+
+def _require_images(archive: Path) -> None:
+    if next(walk(archive), None) is None:
+        raise DataError(f"no images were found in '{archive}'", expected="image files, in any folder")
 
 
 def _plan(

@@ -200,7 +200,8 @@ def test_masks_of_an_archive_need_a_threshold_and_force_discards_them(cli, raw_b
         (folder.path / name).write_bytes(b"")
     write_table(folder.path, 0, "semicolon", {})
     folder.begin(SETTINGS)
-    with folder.held(force=True):
+    with folder.held():
+        folder.discard()
         assert sorted(path.name for path in folder.path.iterdir()) == ["mine.txt", "shards"]
 
 
@@ -212,9 +213,37 @@ def test_force_leaves_maps_masks_and_a_table_that_are_not_of_this_command(tmp_pa
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(b"mine")
     (tmp_path / "score.json").write_bytes(record)
-    with folder.held(force=True):
+    with folder.held():
+        folder.discard()
         assert not (tmp_path / "score.json").exists()
         assert [name for name in mine if (tmp_path / name).is_file()] == list(mine)
+
+
+def test_force_removes_nothing_where_the_call_cannot_begin(cli, tiny_bundle, raw_bundle, archive, tmp_path):
+    folder = ScoreFolder(tmp_path / "scores")
+    folder.shards.mkdir(parents=True)
+    folder.begin(SETTINGS)
+    (folder.shards / "000000.parquet").write_bytes(b"scores of a week")
+    before = sorted(path.name for path in folder.path.rglob("*"))
+    (tmp_path / "empty").mkdir()
+    for bundle, images, options, said in (
+        (tiny_bundle, tmp_path / "typo", OPTIONS, "there is no folder"),
+        (tiny_bundle, tmp_path / "empty", OPTIONS, "no images were found"),
+        (tiny_bundle, archive, ("--precision", "int8"), "int8"),
+        (raw_bundle, archive, (*OPTIONS, "--masks"), "is not calibrated"),
+    ):
+        assert said in cli("score", bundle, images, "-o", folder.path, *options, "--force", code=2).stderr
+        assert sorted(path.name for path in folder.path.rglob("*")) == before
+
+
+def test_a_folder_that_force_had_begun_to_empty_is_still_of_this_command(tmp_path):
+    folder = ScoreFolder(tmp_path / "scores")
+    (folder.shards / "000000.parquet").mkdir(parents=True)  # it cannot be removed as a file
+    folder.begin(SETTINGS)
+    with folder.held(), pytest.raises(OSError, match="000000"):
+        folder.discard()
+    with folder.held():
+        assert folder.begun() is not None
 
 
 def test_masks_need_the_pixel_threshold(cli, tiny_bundle, archive, tmp_path, monkeypatch):
@@ -451,7 +480,7 @@ def test_a_folder_of_something_else_is_never_touched(cli, tiny_bundle, archive, 
 
 @pytest.mark.usefixtures("in_a_thread")
 def test_two_calls_do_not_work_in_one_folder(cli, tiny_bundle, archive, tmp_path):
-    with ScoreFolder(tmp_path / "s").held(force=False):
+    with ScoreFolder(tmp_path / "s").held():
         stderr = cli("score", tiny_bundle, archive, "-o", tmp_path / "s", *OPTIONS, code=2).stderr
     assert "another kdx score is working" in stderr
     cli("score", tiny_bundle, archive, "-o", tmp_path / "s", *OPTIONS)
