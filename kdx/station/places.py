@@ -18,6 +18,7 @@ from typing import TypeAlias
 
 from kdx.station.judged_files import GONE, LINKED, LINKING, MOVED, MOVING, REMOVING, Identity, JudgedFile
 from kdx.station.ledger import Ledger
+from kdx.station.removing import give_back, identity_of, is_judged, is_renamed, remove_judged
 from kdx.storage.files import is_disk_full, remove_leftovers, sha256_file, sync_folder, write_parts
 from kdx.storage.renames import rename_new
 
@@ -148,20 +149,22 @@ class Places:
     def _place(self, file: JudgedFile) -> JudgedFile:
         """Move or link a file to its place, or to another one if that is taken; or remove it."""
         source = self._folder / file.path
+        if give_back(source, file):  # an earlier process ended while it removed the file
+            self._changed.add(source.parent)
         if file.state == REMOVING:
-            found = _identity(source)
-            if found is not None and _is_judged(source, found, file):
-                self._remove(source)
+            found = identity_of(source)
+            if found is not None and is_judged(source, found, file):
+                self._remove(source, replace(file, identity=found))
             return replace(file, state=GONE)
         state, do = (MOVED, self._move) if file.state == MOVING else (LINKED, self._link)
-        found = _identity(source)
-        present = None if found is None or not _is_judged(source, found, file) else replace(file, identity=found)
+        found = identity_of(source)
+        present = None if found is None or not is_judged(source, found, file) else replace(file, identity=found)
         for place in _places(file):
             target = self._out / place
             if os.path.lexists(target) and _is_ours(file, source, target):
                 if present is not None and state == MOVED:
-                    self._remove(source)  # its copy, or the link to it, was complete when the process ended
-                return replace(file, state=state, place=place, placed=_identity(target))
+                    self._remove(source, present)  # its copy, or the link to it, was complete
+                return replace(file, state=state, place=place, placed=identity_of(target))
         if present is None:
             self._folder.stat()  # raises if it is the folder that is gone
             return replace(file, state=GONE)  # it was removed, or is another file by now
@@ -177,7 +180,7 @@ class Places:
                     return replace(file, state=GONE)
                 refused = error
             else:
-                return replace(file, state=state, place=place, placed=_identity(target))
+                return replace(file, state=state, place=place, placed=identity_of(target))
         raise refused
 
     def _try(self, do: _Step, file: JudgedFile, source: Path, target: Path) -> bool:
@@ -192,7 +195,7 @@ class Places:
         """Move a file; return False if it is another file by now, which stays."""
         if source.is_symlink():  # a relative one would lead nowhere from its new place
             target.symlink_to(source.resolve())
-            self._remove(source)
+            self._remove(source, file)
             return True
         try:
             rename_new(source, target)
@@ -201,7 +204,7 @@ class Places:
                 raise
             return self._move_across(file, source, target)
         self._changed.add(source.parent)
-        if not _is_renamed(file, target) and not os.path.lexists(source):
+        if not is_renamed(file, target) and not os.path.lexists(source):
             target.rename(source)  # it was written to between the last look and the move
             return False
         return True
@@ -213,19 +216,22 @@ class Places:
         try:
             with source.open("rb") as content:
                 write_parts(copy, iter(lambda: content.read(1 << 20), b""))
-            if _identity(source) != file.identity:
+            if identity_of(source) != file.identity:
                 return False
             with contextlib.suppress(OSError):  # not every file system keeps times and permissions
                 shutil.copystat(source, copy)
             rename_new(copy, target)
         finally:
             copy.unlink(missing_ok=True)
-        self._remove(source)
+        sync_folder(target.parent)  # the copy has its name for certain before the file goes
+        self._remove(source, file)
         return True
 
-    def _remove(self, source: Path) -> None:
-        source.unlink()
+    def _remove(self, source: Path, file: JudgedFile) -> None:
+        """Remove a file, unless it is another image by now, which stays to be judged."""
         self._changed.add(source.parent)
+        with contextlib.suppress(FileNotFoundError):  # somebody else removed it
+            remove_judged(source, file)
 
     def _link(self, file: JudgedFile, source: Path, target: Path) -> bool:
         """Link a file; return False if it is another file by now."""
@@ -235,7 +241,7 @@ class Places:
             if error.errno not in _NO_HARD_LINK:
                 raise
             target.symlink_to(source.resolve())
-        if _is_renamed(file, target):
+        if is_renamed(file, target):
             return True
         target.unlink()
         return False
@@ -244,23 +250,6 @@ class Places:
         """Make the folder of a place, with its parents."""
         self._changed |= {folder.parent for folder in target.parents if not folder.exists()}
         target.parent.mkdir(parents=True, exist_ok=True)
-
-
-def _identity(path: Path) -> Identity | None:
-    with contextlib.suppress(OSError):
-        return Identity.of(path.stat())
-    return None
-
-
-def _is_judged(path: Path, found: Identity, file: JudgedFile) -> bool:
-    """Whether a file is the one that was judged: by its content, where its status has changed."""
-    return found == file.identity or (found.is_like(file.identity) and sha256_file(path) == file.image_sha256)
-
-
-def _is_renamed(file: JudgedFile, target: Path) -> bool:
-    """Whether a file is another name of a judged one, which changes its ``ctime_ns``."""
-    found = _identity(target)
-    return found is not None and found[:3] == file.identity[:3]
 
 
 def _places(file: JudgedFile) -> tuple[str, str, str]:
@@ -273,7 +262,7 @@ def _places(file: JudgedFile) -> tuple[str, str, str]:
 def _is_ours(file: JudgedFile, source: Path, target: Path) -> bool:
     """Whether what lies at a place is the judged file: moved, copied or linked there before."""
     if not os.path.lexists(source):
-        found = _identity(target)
+        found = identity_of(target)
         return found is not None and found.is_like(file.identity)
     if file.state == LINKING or source.is_symlink():
         with contextlib.suppress(OSError):

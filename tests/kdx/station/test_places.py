@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from kdx.station import arrivals, places
+from kdx.station import arrivals, places, removing
 from kdx.station.retention import parse_keep
 from kdx.storage.renames import rename_new
 from tests.kdx.station.stations import NoNotices, across_devices, drop, lines, options_for, outbox, run, sorted_files
@@ -120,6 +120,72 @@ def test_moved_files_are_deleted_although_times_there_are_coarse(tmp_path, monke
     said: list[str] = []
     assert keep(options.out, "good=1h", 1, said) == ["good/b.png"]
     assert len(said) == 1
+
+
+def write_into(path: Path) -> None:
+    path.write_text("defective and longer", encoding="utf-8")
+
+
+def put_over(path: Path) -> None:
+    other = path.with_suffix(".part")
+    other.write_text("defective", encoding="utf-8")
+    other.rename(path)
+
+
+@pytest.mark.parametrize("write", [write_into, put_over])
+@pytest.mark.parametrize("is_used_again", [False, True])
+def test_an_image_that_comes_while_another_is_moved_to_another_file_system_is_judged(
+    tmp_path, monkeypatch, write, is_used_again
+):
+    """Between the last look at the file and its removal, the camera uses its name again."""
+    source, copystat = tmp_path / "in/a.png", shutil.copystat
+
+    def copy(judged: Path, target: Path) -> None:
+        copystat(judged, target)
+        if target.parent.name == "good":
+            write(source)
+
+    def rename(hidden: Path, target: Path) -> None:
+        if is_used_again and target == source:
+            drop(tmp_path, a="review")
+        rename_new(hidden, target)
+
+    drop(tmp_path, a="good")
+    options = options_for(tmp_path, files="move")
+    monkeypatch.setattr(places, "rename_new", across_devices)
+    monkeypatch.setattr(places.shutil, "copystat", copy)
+    monkeypatch.setattr(removing, "rename_new", rename)
+    found = [record.verdict for _ in range(2) for record in run(options)]
+    assert found[0] == "good"
+    assert sorted(found[1:]) == ["defective", *["review"] * is_used_again]
+    assert len(sorted_files(options.out)) == len(found)
+    assert (options.out / "good/a.png").read_text(encoding="utf-8") == "good a"
+    assert list((tmp_path / "in").iterdir()) == []
+
+
+@pytest.mark.parametrize("is_used_again", [False, True])
+def test_a_file_that_was_hidden_when_the_process_ended_is_removed_by_the_next(tmp_path, monkeypatch, is_used_again):
+    unlink = Path.unlink
+
+    def end(path: Path, missing_ok: bool = False) -> None:
+        if path.parent.name == "in":
+            raise KeyboardInterrupt
+        unlink(path, missing_ok=missing_ok)
+
+    drop(tmp_path, a="good")
+    options = options_for(tmp_path, files="move")
+    with monkeypatch.context() as patched:
+        patched.setattr(places, "rename_new", across_devices)
+        patched.setattr(Path, "unlink", end)
+        with pytest.raises(KeyboardInterrupt):
+            list(run(options))
+    (hidden,) = (tmp_path / "in").iterdir()
+    assert hidden.name.startswith(".")
+    if is_used_again:
+        drop(tmp_path, a="review")
+    assert [record.verdict for record in run(options)] == ["review"] * is_used_again
+    assert sorted_files(options.out) == ["good/a.png", *["review/a.png"] * is_used_again]
+    assert list((tmp_path / "in").iterdir()) == []
 
 
 @pytest.mark.parametrize("kind", ["hard", "symbolic"])
