@@ -170,7 +170,7 @@ std::string read_plan(const EngineRecord &record) {
     auto plan = fs::is_regular_file(record.plan, error) ? read_file(record.plan) : std::string();
     if (hexadecimal(sha256_of(plan)) != record.plan_sha256)
         throw Failure(KDX_ERROR_BACKEND, "'" + record.plan.string() + "' is missing or was altered",
-                      {"", "", "build the engine again (kdx build-engine)"});
+                      {"", "", "build the engine again (kdx build-engine --force)"});
     return plan;
 }
 

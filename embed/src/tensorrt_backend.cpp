@@ -233,7 +233,7 @@ private:
         if (!fits)
             throw Failure(KDX_ERROR_BACKEND,
                           std::string("the engine's '") + tensor + "' has another size than bundle.json says",
-                          {"", "", "build the engine again (kdx build-engine)"});
+                          {"", "", "build the engine again (kdx build-engine --force)"});
     }
 
     // Queues the copy to the device, the inference and the copy back.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from kdx.bundle.bundle import Bundle
-from kdx.bundle.engine_record import Engine, engines_of
+from kdx.bundle.engine_record import Engine, EngineRecord, engines_of, rebuild_command
 from kdx.errors import BackendError, OptionError
 
 
@@ -22,6 +22,7 @@ def find_served_engine(bundle: Bundle, precision: str | None, name: str | None) 
     found: dict[str, Engine] = {}
     unreadable: dict[str, str] = {}
     why_not: dict[str, str] = {}
+    stale: list[EngineRecord] = []
     for engine in engines_of(bundle.path, unreadable):
         record, found_name = engine.record, engine.path.name
         if name not in {None, found_name}:
@@ -32,6 +33,7 @@ def find_served_engine(bundle: Bundle, precision: str | None, name: str | None) 
             why_not[found_name] = record.precision
         elif record.onnx_sha256 != _graph_sha256(bundle, record.precision):
             why_not[found_name] = "stale: built from another graph"
+            stale.append(record)
         else:
             found[found_name] = engine
     if len(found) > 1:
@@ -40,11 +42,13 @@ def find_served_engine(bundle: Bundle, precision: str | None, name: str | None) 
         )
     if not found:
         reasons = {**why_not, **unreadable}
+        place = str(bundle.path)
+        command = rebuild_command(stale[0], place) if stale else f"kdx build-engine {place}"
         raise BackendError(
             f"'{bundle.path}' holds no engine to serve",
             expected=f"an engine of TensorRT{f', {precision}' if precision else ''}",
             received="; ".join(f"engines/{name}: {reason}" for name, reason in reasons.items()) or "no engine",
-            fix=f"kdx build-engine {bundle.path}, on the GPU and with the TensorRT of the server",
+            fix=f"{command}, on the GPU and with the TensorRT of the server",
         )
     return next(iter(found.values()))
 

@@ -253,9 +253,9 @@ def describe(machine: Fingerprint) -> str:
     return f"{name} {machine.tensorrt}, compute capability {machine.compute_capability}{gpu}, {machine.system}"
 
 
-def rebuild_command(record: EngineRecord) -> str:
+def rebuild_command(record: EngineRecord, bundle: str = "BUNDLE") -> str:
     """Return the command that builds an engine of the same kind, batches and level in its place."""
-    return _build_command("BUNDLE", record.precision, record.fingerprint.flavour, like=record, force=True)
+    return _build_command(bundle, record.precision, record.fingerprint.flavour, like=record, force=True)
 
 
 def _build_command(bundle: str, precision: str, flavour: str, *, like: EngineRecord | None, force: bool) -> str:

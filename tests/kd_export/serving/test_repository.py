@@ -320,7 +320,8 @@ def test_an_engine_that_cannot_be_served_is_named_with_its_reason(bundle_copy, t
     with pytest.raises(BackendError, match="no engine to serve") as caught:
         write(bundle_copy, tmp_path, backend="tensorrt")
     assert reason in caught.value.received
-    assert "kdx build-engine" in caught.value.fix
+    assert f"kdx build-engine {bundle_copy}" in caught.value.fix
+    assert ("--force" in caught.value.fix) is (reason == "built from another graph")  # in the place of that one
 
 
 def test_an_altered_plan_is_not_served(engine_bundle, tmp_path):
