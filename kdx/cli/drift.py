@@ -15,7 +15,7 @@ def drift(
     bundle: Path = typer.Argument(help="Calibrated bundle."),
     log: Path = typer.Argument(help="Log of verdicts: kdx.load(BUNDLE, log=PATH)."),
     window: int = typer.Option(500, help="How many of the latest verdicts are compared."),
-    effect: float = typer.Option(0.25, help="Smallest difference of the two distributions that raises an alarm, 0 to 1."),
+    effect: float = typer.Option(0.25, help="Smallest difference of the two distributions that is an alarm, 0 to 1."),
     significance: float = typer.Option(0.001, help="Largest p-value of an alarm."),
     json: bool = JSON_OPTION,
 ) -> None:
