@@ -19,7 +19,6 @@ from kdx.archive.error_transport import remote_error
 from kdx.bundle.manifest import INDEX
 from kdx.bundle.open import open_bundle
 from kdx.errors import CheckpointError, GateError, KdxError, OutputError
-from kdx.folders.bad_images import skipped_remark
 from kdx.folders.data_folder import FolderOptions, ImageFolder, require_good
 from kdx.imaging.tiling import TileRequest
 from kdx.imaging.value_range import NarrowRanges, counted
@@ -130,10 +129,12 @@ def _make(order: ProductOrder, folder: ImageFolder, fingerprint: str, *, resume:
 
     from kd_train.training.freed_memory import keep_freed_memory
     from kd_train.training.run_folder import Run
+    from kd_train.training.run_remarks import remarks_on
     from kdx.runtime.backend_table import require_backends
     from kdx.verification.certificate import verify
     from kdx.workflows.calibrate import CalibrationRequest, calibrate_each
     from kdx.workflows.export import export_run
+    from kdx.workflows.many.product_remarks import remarks_on_product
 
     keep_freed_memory()
     torch.set_num_threads(order.threads)
@@ -169,7 +170,6 @@ def _make(order: ProductOrder, folder: ImageFolder, fingerprint: str, *, resume:
             fix=f"see kdx verify {order.staged}; it was left there",
         )
     found = _evaluate(order, bundle, folder)
-    bad = {**calibrated.exact.bad_images, **(found.bad_images if found else {})}
     with new_folder(order.bundle, force=True) as target:
         shutil.copytree(bundle.path, target, dirs_exist_ok=True)
     shutil.rmtree(order.staged, ignore_errors=True)
@@ -187,7 +187,7 @@ def _make(order: ProductOrder, folder: ImageFolder, fingerprint: str, *, resume:
         detection_rate=found.detection_rate if found else None,
         threshold=calibrated.exact.threshold.score,
         refused={name: reason for name, reason in {**refused, **calibrated.refusals()}.items() if reason},
-        remarks=[*remarks, *skipped_remark(bad.values()), *(found.masks.remarks() if found and found.masks else [])],
+        remarks=remarks_on_product([*remarks, *remarks_on(run, product.checkpoint)], calibrated, found),
         checkpoint_sha256=bundle.manifest.provenance.checkpoint_sha256,
     )
 
@@ -203,7 +203,8 @@ def _train(order: ProductOrder, *, resume: bool) -> list[Remark]:
     order.run.parent.mkdir(parents=True, exist_ok=True)
     options = order.product.train_options(resume=resume, force=not resume)
     try:
-        return train(Path(order.product.data), order.run, options).remarks
+        trained = train(Path(order.product.data), order.run, options)
+        return [*trained.remarks, *(trained.int8.remarks if trained.int8 is not None else [])]
     except CheckpointError as error:
         if not resume or str(order.run) not in error.message:  # of a run that the catalogue names
             raise
