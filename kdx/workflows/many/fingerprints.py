@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -89,5 +90,6 @@ def teacher_fingerprint(order: TeacherOrder) -> str:
 
 
 def _hashes(named: Sequence[tuple[str, Path]]) -> list[str]:
-    """Return role, name and hash of each file that can be read."""
-    return [f"{role}{path.name} {sha256}" for role, path in named if (sha256 := sha256_if_readable(path))]
+    """Return role, name and hash of each file that can be read; names need not be UTF-8."""
+    found = [f"{role}{path.name} {sha256}" for role, path in named if (sha256 := sha256_if_readable(path))]
+    return [os.fsencode(each).decode("utf-8", "backslashreplace") for each in found]

@@ -5,7 +5,9 @@ The hashes were computed before the options came from one table.
 
 from __future__ import annotations
 
+import os
 import shutil
+import sys
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -173,6 +175,16 @@ def test_an_image_of_another_label_makes_another_product(dataset_copy, tmp_path,
     before = product_fingerprint(order, open_folder(dataset_copy))
     (dataset_copy / moved).mkdir(exist_ok=True)
     shutil.move(dataset_copy / name, dataset_copy / moved)
+    assert product_fingerprint(order, open_folder(dataset_copy)) != before
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems' file names are text")
+def test_a_name_that_is_no_utf8_has_a_fingerprint(dataset_copy, tmp_path):
+    odd = Path(os.fsdecode(os.fsencode(dataset_copy / "train/good") + b"/\xff.png"))
+    shutil.copy(dataset_copy / "train/good/000.png", odd)
+    order = order_of(dataset_copy, tmp_path / "out")
+    before = product_fingerprint(order, open_folder(dataset_copy))
+    odd.unlink()
     assert product_fingerprint(order, open_folder(dataset_copy)) != before
 
 
