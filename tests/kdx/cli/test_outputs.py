@@ -317,7 +317,7 @@ def judge():
     out.print("judged")
 
 app.app = judge
-app.main()
+app.run()
 """
     if log == "on a full disk":
         writing = os.open("/dev/full", os.O_WRONLY)
