@@ -120,9 +120,12 @@ def test_a_product_that_comes_later_uses_the_teacher_that_exists(made, dataset, 
     states = [product.make(with_shared_teacher(order)) for order in three]
     assert [each.state for each in states] == ["unchanged", "unchanged", "trained"]
     assert Run(folder / "out/runs/nut").config.teacher_sha256 == result.teacher_sha256
-    assert [later_product(each, result).remarks for each in states[:2]] == [[], []]
-    (said,) = later_product(states[2], result).remarks
-    assert (said.kind, said.first) == ("unknown_to_teacher", ("nut",))
+    later = [
+        [one for one in later_product(each, result).remarks if one.kind == "unknown_to_teacher"] for each in states
+    ]
+    assert later[:2] == [[], []]
+    (said,) = later[2]
+    assert said.first == ("nut",)
     assert str(said).startswith("1 product came after the shared teacher 'line4', which is kept")
     assert str(said).endswith("trains tile, cell again too): nut")
 
