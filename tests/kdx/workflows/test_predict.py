@@ -166,7 +166,8 @@ def test_the_reason_of_a_verdict_stands_before_the_faults_of_its_frame(capsys):
 
 
 def test_heat_maps_of_a_command_that_stopped_are_counted(cli, tiny_bundle, dataset, tmp_path):
-    images = [next((dataset / "test/good").iterdir()), tmp_path / "empty.png"]
+    images = [next((dataset / "test/good").iterdir()), tmp_path / "parts/empty.png"]
+    images[1].parent.mkdir()
     images[1].touch()
     maps = tmp_path / "maps"
     stopped = cli("predict", tiny_bundle, *images, "--overlay", maps, "--backend", "onnxruntime-cpu", code=2).stderr
