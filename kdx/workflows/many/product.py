@@ -206,9 +206,9 @@ def _train(order: ProductOrder, *, resume: bool) -> list[Remark]:
         trained = train(Path(order.product.data), order.run, options)
         return [*trained.remarks, *(trained.int8.remarks if trained.int8 is not None else [])]
     except CheckpointError as error:
-        if not resume or str(order.run) not in error.message:  # of a run that the catalogue names
+        if not resume or options.init or options.teacher_from:  # it may be about one of those runs
             raise
-        # Of a run that another release began, or that was damaged; a catalogue has no `force`.
+        # The run was begun by another release, or is damaged; a catalogue has no `force`.
         fix = f"delete '{order.run}' and run the same command again, which trains the product from the start"
         raise CheckpointError(error.message, expected=error.expected, received=error.received, fix=fix) from error
 

@@ -64,7 +64,8 @@ def test_the_work_of_ended_processes_is_counted():
         subprocess.run([sys.executable, "-S", "-c", busy], check=True)
     [stage] = profiler.profile("cpu", 1, 1).once
     assert stage.worker_cpu_seconds is not None
-    assert stage.worker_cpu_seconds >= 0.1
+    # The child's clock counts nanoseconds, and the system gives its parent ticks of 10 ms.
+    assert stage.worker_cpu_seconds >= 0.08
 
 
 def test_a_profile_is_shown_and_kept(cli, dataset, tiny_options, tmp_path):
