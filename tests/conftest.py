@@ -87,6 +87,16 @@ LONG_FILES = (
     "benchmarks/training/test_run.py",
 )  # fmt: skip
 
+# Files in which everything trains, exports, builds C++ or starts Ray.
+SLOW_FILES = (
+    "embed/test_examples.py", "embed/test_strips.py", "kd_train/training/test_checkpoints.py",
+    "kd_train/training/test_distillation.py", "kd_train/training/test_initial_students.py",
+    "kd_train/training/test_quantization.py", "kd_train/training/test_trainer.py",
+    "kdx/archive/test_score_ray.py", "kdx/runtime/openvino/test_shared_teacher.py",
+    "kdx/verification/test_int8_students.py", "kdx/workflows/many/test_shared_teacher.py",
+    "kdx/workflows/many/test_train_many.py", "robustness/test_kill.py", "robustness/test_storage.py",
+)  # fmt: skip
+
 
 def pytest_configure() -> None:
     """Let Ctrl-C reach this process and those that it starts: the job of a shell that was started
@@ -95,18 +105,24 @@ def pytest_configure() -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+def _existing(name: str) -> Path:
+    path = Path(__file__).parent / name
+    if not path.is_file():
+        raise pytest.UsageError(f"tests/conftest.py names a file that is not there: {name}")
+    return path
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> Iterator[None]:
-    """Mark as slow whatever needs a slow fixture, so that ``-m "not slow"`` makes none of them; put
-    the longest files first, and then those with the most tests."""
+    """Mark as slow whatever needs a slow fixture or lies in a slow file, so that ``-m "not slow"``
+    makes none of them; put the longest files first, and then those with the most tests."""
+    slow = {_existing(name) for name in SLOW_FILES}
     for item in items:
-        if SLOW_FIXTURES.intersection(getattr(item, "fixturenames", ())):
+        if item.path in slow or SLOW_FIXTURES.intersection(getattr(item, "fixturenames", ())):
             item.add_marker(pytest.mark.slow)
     yield  # pytest leaves out what is not asked for
     counts = Counter(item.path for item in items)
-    ranks = {Path(__file__).parent / name: rank for rank, name in enumerate(LONG_FILES)}
-    if gone := [path.name for path in ranks if not path.is_file()]:
-        raise pytest.UsageError(f"LONG_FILES of tests/conftest.py names files that are not there: {', '.join(gone)}")
+    ranks = {_existing(name): rank for rank, name in enumerate(LONG_FILES)}
     items.sort(key=lambda item: (ranks.get(item.path, len(ranks)), -counts[item.path]))
 
 
