@@ -30,8 +30,7 @@ class _Description(pickle.Pickler):
 
     The values of a tensor are left out: it is described by its type, its shape and its place in
     ``values``, so that tensors are the same where their values are. The optimiser may remove an
-    operation on zeros or ones: the value of a constant tensor is told. The largest value of a
-    dynamic dimension is left out too: graphs do not hold it.
+    operation on zeros or ones: the value of a constant tensor is told.
     """
 
     def __init__(self, file: io.BytesIO) -> None:
@@ -47,8 +46,6 @@ class _Description(pickle.Pickler):
             place = self.values.setdefault(values, len(self.values))
             constant = array.flat[0].item() if array.size and (array == array.flat[0]).all() else None
             return str, (f"{type(given)} {values[:2]} {given.requires_grad} {place} {constant}",)
-        if isinstance(given, torch.export.Dim):
-            return str, (f"{given.__name__} {given.min}",)
         return NotImplemented
 
 

@@ -15,8 +15,10 @@ from pathlib import Path
 import onnx
 import torch
 from onnx import ModelProto, TensorProto
+from torch.export import Dim
 
 from kd_export.graph import FusedDetector
+from kd_export.onnx.batch_dimension import TRACED_BATCH, set_batch
 from kdx.bundle.graph_contract import INPUT, MODULES, OUTPUTS, TAIL
 from kdx.errors import GateError, OptionError
 
@@ -44,9 +46,20 @@ def export_onnx(detector: FusedDetector, path: Path, *, max_batch: int, metadata
         GateError: The graph breaks the contract.
     """
     require_batch(max_batch)
+    model = _traced(detector, TRACED_BATCH)
+    if not set_batch(model, 1 if max_batch == 1 else None):
+        model = _traced(detector, min(max_batch, 2), Dim("N", min=1, max=max_batch) if max_batch > 1 else None)
+    for key, value in metadata.items():
+        model.metadata_props.add(key=key, value=value)
+    onnx.checker.check_model(model, full_check=True)
+    require_contract(model, detector)
+    onnx.save_model(model, str(path))
+
+
+def _traced(detector: FusedDetector, batch: int, symbol: Dim | None = None) -> ModelProto:
+    """Return the graph of a batch size, or of each that the symbol stands for."""
     spec = detector.input_spec
-    example = torch.zeros(min(max_batch, 2), spec.height, spec.width, spec.channels, dtype=torch.uint8)
-    dynamic = {INPUT: {0: torch.export.Dim("N", min=1, max=max_batch)}} if max_batch > 1 else None
+    example = torch.zeros(batch, spec.height, spec.width, spec.channels, dtype=torch.uint8)
     # The exporter prints progress and deprecations to the standard output, which is for results.
     with (
         warnings.catch_warnings(),
@@ -62,7 +75,7 @@ def export_onnx(detector: FusedDetector, path: Path, *, max_batch: int, metadata
             opset_version=OPSET,
             input_names=[INPUT],
             output_names=list(OUTPUTS),
-            dynamic_shapes=dynamic,
+            dynamic_shapes=None if symbol is None else {INPUT: {0: symbol}},
             external_data=False,
             optimize=True,
             verbose=False,
@@ -71,11 +84,7 @@ def export_onnx(detector: FusedDetector, path: Path, *, max_batch: int, metadata
     model = program.model_proto
     _name_nodes(model)
     _strip(model)
-    for key, value in metadata.items():
-        model.metadata_props.add(key=key, value=value)
-    onnx.checker.check_model(model, full_check=True)
-    require_contract(model, detector)
-    onnx.save_model(model, str(path))
+    return model
 
 
 def metadata_of(
