@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from kd_train.data.image_records import BadImages, ImageRecord
 from kdx.errors import ImageError, TrainingError
-from kdx.imaging.images import InputSpec, read_with_range
+from kdx.imaging.images import InputSpec, decode_file
 from kdx.imaging.tiling import plan_tiles
 from kdx.imaging.value_range import ValueRange, warn_if_narrow
 from kdx.progress import SILENT, Progress
@@ -47,7 +47,7 @@ class Cuts:
         Raises:
             ImageError: The file cannot be read.
         """
-        whole, levels = read_with_range(self.path, self.spec)
+        whole, levels, _ = decode_file(self.path, self.spec)
         height, width = self.size
         return np.stack([whole[row : row + height, column : column + width] for row, column in self.corners]), levels
 

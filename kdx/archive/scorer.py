@@ -19,8 +19,7 @@ from kdx.bundle.open import bundle_of
 from kdx.decision.label_files import LabelledImage
 from kdx.decision.map_files import MapFiles, MapPlace
 from kdx.errors import BackendError, BundleError, DataError, ImageError, in_one_line
-from kdx.imaging.grey_conversion import is_converted_to_grey
-from kdx.imaging.images import read_header, read_with_range
+from kdx.imaging.images import decode_file, read_header
 from kdx.imaging.value_range import ValueRange
 from kdx.loading.bundle_detector import detector_of
 from kdx.runtime.backend import ClosesOnExit
@@ -121,10 +120,9 @@ class ShardScorer(ClosesOnExit):
         in_bands = is_read_in_bands(self._detector, file)
         try:
             if not in_bands:
-                pixels, levels = read_with_range(file, spec)
+                pixels, levels, in_grey = decode_file(file, spec)
             if self._needs_size and not spec.fixed_size:
                 size = read_header(file)[:2]
-            in_grey = is_converted_to_grey(file, spec)
         except ImageError as found:
             error = self._reason(found, path)
         # Any other error of a decoder or a file system concerns this image alone.

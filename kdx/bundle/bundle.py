@@ -22,7 +22,7 @@ from kdx.bundle.variants import PRECISIONS, graph_file
 from kdx.errors import BundleError, ImageError
 from kdx.imaging.frame_faults import FrameLimits
 from kdx.imaging.image_identity import Identity, KnownImages
-from kdx.imaging.images import read_with_range
+from kdx.imaging.images import decode_file
 from kdx.storage.json_records import UNREADABLE, describe_invalid
 from kdx.storage.npy import decode_array
 
@@ -127,7 +127,7 @@ class Bundle:
         spec = msgspec.structs.replace(self.manifest.input, fixed_size=True)  # they were written at its size
         try:
             files = [f"golden/{name}" for name in self.manifest.golden]
-            images = [read_with_range(self.path / file, spec, self.read(file))[0] for file in files]
+            images = [decode_file(self.path / file, spec, self.read(file)).pixels for file in files]
         except ImageError as error:
             raise BundleError(error.message, expected=error.expected, fix="export the bundle again") from error
         maps, scores = read_reference(self, precision)

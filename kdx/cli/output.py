@@ -19,6 +19,7 @@ from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
+from kdx.imaging.decoded_image import GreyConversionWarning
 from kdx.progress import SILENT, Progress, Task
 from kdx.remarks import Remark
 from kdx.storage.json_output import encode_json, write_json
@@ -220,6 +221,8 @@ def show_warning(
     plainly: Callable[..., None], message: Warning | str, category: type[Warning], *rest: Any, **more: Any
 ) -> None:
     """Show a Python warning of kdx as a message, and any other with ``plainly``, as Python does."""
+    if issubclass(category, GreyConversionWarning):
+        return  # commands count these images, and say so in a remark
     if category.__module__.split(".")[0] in {"kdx", "kd_train", "kd_export"}:
         warn(str(message))
     else:

@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from kdx.errors import InputError
+from kdx.imaging.decoded_image import DecodedImage, loses_colour
 from kdx.imaging.images import InputSpec, fitted
 from kdx.imaging.pixel_formats import decode_pixels, pixel_format_of
 from kdx.imaging.sixteen_bits import apply_range, value_range_of
-from kdx.imaging.value_range import ValueRange, warn_if_narrow
 
 
 def decode_frame(
@@ -51,12 +51,12 @@ def decode_frame(
             another size than its pixel format, or values above those of its bits.
         OptionError: An unknown pixel format, or a size or stride that it cannot have.
     """
-    frame, value_range = frame_with_range(data, pixel_format, width, height, spec, stride=stride)
-    warn_if_narrow(None, value_range)
-    return frame
+    frame = image_of_frame(data, pixel_format, width, height, spec, stride=stride)
+    frame.warn(None)
+    return frame.pixels
 
 
-def frame_with_range(
+def image_of_frame(
     data: bytes | bytearray | memoryview | NDArray[Any],
     pixel_format: str,
     width: int,
@@ -64,8 +64,8 @@ def frame_with_range(
     spec: InputSpec,
     *,
     stride: int | None = None,
-) -> tuple[NDArray[np.uint8], ValueRange | None]:
-    """Decode like :func:`decode_frame`, without its warning; return also the range of values."""
+) -> DecodedImage:
+    """Decode like :func:`decode_frame`, without its warning."""
     layout = pixel_format_of(pixel_format)
     if (height, width) != (spec.height, spec.width):
         raise InputError(
@@ -87,23 +87,18 @@ def frame_with_range(
         value_range = value_range_of(pixels, spec.sixteen_bit_range)
         pixels = apply_range(pixels, spec.sixteen_bit_range)
     if not layout.is_colour:
-        return np.repeat(pixels[..., None], spec.channels, axis=2), value_range
+        return DecodedImage(np.repeat(pixels[..., None], spec.channels, axis=2), value_range)
     is_bgr = spec.channel_order == "bgr"
-    return np.ascontiguousarray(pixels[..., ::-1] if is_bgr else pixels), value_range
+    return DecodedImage(np.ascontiguousarray(pixels[..., ::-1] if is_bgr else pixels), value_range)
 
 
-def pixels_with_range(
-    pixels: NDArray[np.uint8] | NDArray[np.uint16], spec: InputSpec, path: Path
-) -> tuple[NDArray[np.uint8], ValueRange | None]:
+def image_of_pixels(pixels: NDArray[np.uint8] | NDArray[np.uint16], spec: InputSpec, path: Path) -> DecodedImage:
     """Make of decoded pixels what :func:`kdx.read_image` makes of a file with these pixels.
 
     Args:
         pixels: uint8 or uint16 grey ``(H, W)``, or uint8 RGB ``(H, W, 3)``.
         spec: The detector's input.
         path: What messages call the image.
-
-    Returns:
-        uint8 ``(spec.height, spec.width, spec.channels)``, and the values of 16-bit grey.
 
     Raises:
         ImageError: The image has another size, and the input has a fixed size.
@@ -117,4 +112,5 @@ def pixels_with_range(
         image = np.repeat(image[..., None], spec.channels, axis=2)
     elif spec.channels == 1:
         image = np.asarray(Image.fromarray(image).convert("L"))[..., None]
-    return fitted(image, spec, path), value_range
+    is_seen_in_grey = pixels.ndim == 3 and spec.channels == 1
+    return DecodedImage(fitted(image, spec, path), value_range, is_seen_in_grey and loses_colour(pixels))

@@ -128,7 +128,7 @@ def status_of(path: Path) -> os.stat_result:
             raise ImageError(f"'{path}' {_what_is_wrong_with(path)}")
         status = path.stat()
     if status.st_size == 0:
-        raise ImageError(f"'{path}' is empty (0 bytes)", fix="replace or remove the file")
+        raise ImageError(f"'{path}' is empty (0 bytes)", fix="use an intact image, or leave it out")
     return status
 
 
@@ -156,7 +156,7 @@ def _identified(path: Path, file: BinaryIO) -> ImageFile:
         other = other_format(path, file.read(HEAD))
         if other is not None:
             raise ImageError(f"'{path}' is not a readable image, but {other.title}", fix=other.fix) from error
-        raise ImageError(f"'{path}' is not a readable image", fix="replace or remove the file") from error
+        raise ImageError(f"'{path}' is not a readable image", fix="use an intact image, or leave it out") from error
     if path.suffix.lower() in CAMERA_RAW.suffixes:
         raise ImageError(
             f"'{path}' is {CAMERA_RAW.title}: only the preview in it opens as an image",
@@ -177,7 +177,8 @@ def decoding(path: Path) -> Iterator[None]:
         raise too_large(path, "more pixels than fit into the free memory") from error
     except Exception as error:  # Pillow raises nearly anything on damaged data
         raise ImageError(
-            f"'{path}' is damaged: {str(error) or type(error).__name__}", fix="replace or remove the file"
+            f"'{path}' is damaged: {str(error) or type(error).__name__}",
+            fix="use an intact image, or leave it out",
         ) from error
 
 

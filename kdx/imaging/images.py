@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from kdx.errors import ImageError, InputError, OptionError
+from kdx.imaging.decoded_image import DecodedImage, loses_colour
 from kdx.imaging.field_of_view import Crop, FieldOfView, require_inside
 from kdx.imaging.image_files import (
     DEEP_GREY,
@@ -32,7 +33,7 @@ from kdx.imaging.image_files import (
 )
 from kdx.imaging.resampling import resize_image
 from kdx.imaging.sixteen_bits import apply_range, deep_grey, value_range_of
-from kdx.imaging.value_range import FULL_RANGE, ValueRange, warn_if_narrow
+from kdx.imaging.value_range import FULL_RANGE, warn_if_narrow
 
 # The most pixels that the input of a graph has, and the longest side.
 _MOST_INPUT_PIXELS, MOST_SIDE = 1 << 28, 1 << 17
@@ -229,21 +230,20 @@ def read_image(path: str | Path, spec: InputSpec) -> NDArray[np.uint8]:
     Warns:
         NarrowRangeWarning: The values of a 16-bit file fill less than a tenth of
             ``spec.sixteen_bit_range``.
+        GreyConversionWarning: The image shows colour, and the input is mono.
 
     Raises:
         ImageError: The file is missing, empty, truncated, not an image, too large, of an
             unsupported kind, or holds several pictures or transparent pixels; or it has another
             size, and the input has a fixed size.
     """
-    image, value_range = read_with_range(path, spec)
-    warn_if_narrow(Path(path), value_range)
-    return image
+    image = decode_file(path, spec)
+    image.warn(Path(path))
+    return image.pixels
 
 
-def read_with_range(
-    path: str | Path, spec: InputSpec, data: bytes | None = None
-) -> tuple[NDArray[np.uint8], ValueRange | None]:
-    """Read a file like :func:`read_image`, without its warning; return also its value range.
+def decode_file(path: str | Path, spec: InputSpec, data: bytes | None = None) -> DecodedImage:
+    """Read a file like :func:`read_image`, without its warnings.
 
     Args:
         path: The file.
@@ -256,8 +256,8 @@ def read_with_range(
             expected=f"a TIFF file of {spec.width} × {spec.height} pixels, in strips or tiles",
             fix="write it as such a file, which kdx predict and detector.judge_file(FILE) read in bands",
         )
-    image, value_range = _decoded(Path(path), spec.channels, spec.sixteen_bit_range, data)
-    return fitted(image, spec, path), value_range
+    image = _decoded(Path(path), spec.channels, spec.sixteen_bit_range, data)
+    return image._replace(pixels=fitted(image.pixels, spec, path))
 
 
 def fitted(image: NDArray[np.uint8], spec: InputSpec, path: str | Path) -> NDArray[np.uint8]:
@@ -286,7 +286,7 @@ def decode_image(path: Path, *, channels: int, sixteen_bit_range: tuple[int, int
     Raises:
         ImageError: As for :func:`read_image`, except for the size.
     """
-    return _decoded(path, channels, sixteen_bit_range)[0]
+    return _decoded(path, channels, sixteen_bit_range).pixels
 
 
 class ImageHeader(NamedTuple):
@@ -354,15 +354,16 @@ def encode_png(pixels: NDArray[np.uint8]) -> bytes:
     return buffer.getvalue()
 
 
-def _decoded(
-    path: Path, channels: int, sixteen_bit_range: tuple[int, int], data: bytes | None = None
-) -> tuple[NDArray[np.uint8], ValueRange | None]:
+def _decoded(path: Path, channels: int, sixteen_bit_range: tuple[int, int], data: bytes | None = None) -> DecodedImage:
     with open_picture(path, data) as (picture, maximum), decoding(path):
         if picture.mode not in DEEP_GREY:
             mode = "L" if channels == 1 else "RGB"
             pixels: NDArray[np.uint8] = np.asarray(picture if picture.mode == mode else picture.convert(mode))
-            return pixels[..., None] if channels == 1 else pixels, None
+            if channels != 1:
+                return DecodedImage(pixels)
+            in_colour = picture.mode not in EIGHT_BIT_GREY and loses_colour(np.asarray(picture.convert("RGB")))
+            return DecodedImage(pixels[..., None], loses_colour=in_colour)
         if maximum is not None and sixteen_bit_range == FULL_RANGE:  # the file itself names its range
             sixteen_bit_range = (0, maximum)
         grey, value_range = deep_grey(path, np.asarray(picture), sixteen_bit_range, maximum)
-        return grey[..., None] if channels == 1 else np.repeat(grey[..., None], 3, axis=2), value_range
+        return DecodedImage(np.repeat(grey[..., None], channels, axis=2), value_range)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -9,8 +10,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from kdx.errors import DataError, ImageError, KdxError
-from kdx.imaging.images import read_with_range
-from kdx.imaging.value_range import warn_if_narrow
+from kdx.imaging.images import decode_file
 from kdx.runtime.banded import is_read_in_bands
 from kdx.runtime.heat_map import heat_map
 from kdx.station.bundles import Bundles
@@ -54,6 +54,7 @@ class Judge:
         in_hand: Which file is being judged.
         heat_maps: Whether heat maps are drawn.
         are_frames: Whether the files are the frames of a camera.
+        say: Is given what is doubtful about images: each kind once, with the first image.
     """
 
     def __init__(
@@ -65,9 +66,11 @@ class Judge:
         *,
         heat_maps: bool,
         are_frames: bool = False,
+        say: Callable[[str], None] = lambda _: None,
     ) -> None:
         self._folder, self._bundles, self._pattern = folder, bundles, pattern
         self._in_hand, self._heat_maps, self._are_frames = in_hand, heat_maps, are_frames
+        self._say, self._said = say, set[type[UserWarning]]()
 
     def __call__(self, name: str, identity: Identity) -> JudgedImage | None:
         """Judge a file; return None if it is gone, or is another one than expected.
@@ -145,10 +148,13 @@ class Judge:
 
     def _verdict(self, detector: Detector, path: Path, content: bytes) -> tuple[Verdict, bytes | None]:
         """Return the verdict on the content of a file, and the heat map if one is drawn."""
-        image, value_range = read_with_range(path, detector.input, content)
-        warn_if_narrow(path, value_range)
-        verdict = detector(image)
-        return verdict, heat_map(detector, image, verdict, path.name) if self._heat_maps else None
+        image = decode_file(path, detector.input, content)
+        for doubt in image.doubts():
+            if type(doubt) not in self._said:  # texts of one kind differ by the number of bits
+                self._said.add(type(doubt))
+                self._say(f"'{path.name}': {doubt}; said once")
+        verdict = detector(image.pixels)
+        return verdict, heat_map(detector, image.pixels, verdict, path.name) if self._heat_maps else None
 
 
 class _AnotherFileError(Exception):
@@ -162,7 +168,7 @@ def _read(path: Path, identity: Identity, *, whole: bool) -> tuple[bytes | None,
         ImageError: It is empty, or too large to be an image.
     """
     if not identity.size:
-        raise ImageError(f"'{path}' is empty (0 bytes)", fix="replace or remove the file")
+        raise ImageError(f"'{path}' is empty (0 bytes)", fix="use an intact image, or leave it out")
     if whole and identity.size > _MOST_BYTES:
         raise ImageError(f"'{path}' is too large", expected="at most 1 GiB", received=f"{identity.size:,} bytes")
     content = path.read_bytes() if whole else None

@@ -112,6 +112,7 @@ def judge_arrivals(
             InHand(options.out),
             heat_maps=options.heat_maps,
             are_frames=options.camera is not None,
+            say=say,
         )
         link = None if options.plc is None else link_to(options.plc, ledger.path, say)
         pulse = _no_pulse if link is None else link.pulse

@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from kdx.errors import ImageError
 from kdx.folders.image_search import is_image_name
-from kdx.imaging.camera_frames import pixels_with_range
-from kdx.imaging.grey_conversion import is_converted_to_grey
-from kdx.imaging.images import InputSpec, read_header, read_image
+from kdx.imaging.camera_frames import image_of_pixels
+from kdx.imaging.images import InputSpec, decode_file, read_header
 from kdx.imaging.other_formats import is_video
 from kdx.imaging.value_range import warn_if_narrow
 from kdx.imaging.videos import VideoIndex, index_video, read_video
@@ -35,6 +34,7 @@ class Pictures:
 
     Attributes:
         paths: The images.
+        seen_in_grey: Those that show colour, and were read for a mono detector.
 
     Raises:
         MissingPackageError: A file is a video, and PyAV is not installed.
@@ -42,6 +42,7 @@ class Pictures:
 
     def __init__(self, paths: Sequence[Path], progress: Progress = SILENT) -> None:
         self.paths: list[Path] = []
+        self.seen_in_grey: set[Path] = set()
         self._frames: dict[Path, tuple[VideoIndex, int]] = {}
         self._errors: dict[Path, ImageError] = {}
         self._read = _Frames()
@@ -82,11 +83,14 @@ class Pictures:
         """
         if path in self._errors:
             raise self._errors[path]
-        if path not in self._frames:
-            return read_image(path, spec)
-        image, value_range = pixels_with_range(self._read.pixels(*self._frames[path]), spec, path)
-        warn_if_narrow(path, value_range)
-        return image
+        if path in self._frames:
+            image = image_of_pixels(self._read.pixels(*self._frames[path]), spec, path)
+        else:
+            image = decode_file(path, spec)
+        warn_if_narrow(path, image.value_range)
+        if image.loses_colour:
+            self.seen_in_grey.add(path)
+        return image.pixels
 
     def size(self, path: Path) -> tuple[int, int]:
         """Return the width and height of an image that was just read."""
@@ -94,13 +98,6 @@ class Pictures:
             return read_header(path)[:2]
         height, width = self._read.pixels(*self._frames[path]).shape[:2]
         return width, height
-
-    def is_converted_to_grey(self, path: Path, spec: InputSpec) -> bool:
-        """Whether a detector converts an image to grey that was just read and shows colour."""
-        if path not in self._frames:
-            return is_converted_to_grey(path, spec)
-        pixels = self._read.pixels(*self._frames[path])
-        return spec.channels == 1 and pixels.ndim == 3 and bool((pixels != pixels[..., :1]).any())
 
     def fields(self, path: Path) -> dict[str, Any]:
         """Return what the record of a frame says of its video; nothing for files."""

@@ -120,7 +120,7 @@ def judge_files(
                 if each is not None:
                     each({"image": str(path), **pictures.fields(path), "error": error.as_dict()})
                 continue
-            if colour is not None and any(pictures.is_converted_to_grey(path, group[name].input) for name in group):
+            if colour is not None and path in pictures.seen_in_grey:
                 colour.append(path)
             for name, image, verdict, found in judged:
                 record = {**({"bundle": name} if also else {}), "image": str(path), **pictures.fields(path)}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -12,12 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kdx.errors import InputError, OptionError
-from kdx.imaging.camera_frames import frame_with_range
+from kdx.imaging.camera_frames import image_of_frame
+from kdx.imaging.decoded_image import DecodedImage
 from kdx.imaging.image_files import MAX_PIXELS, open_image, upright_size
-from kdx.imaging.images import InputSpec, read_with_range
+from kdx.imaging.images import InputSpec, decode_file
 from kdx.imaging.pixel_formats import pixel_format_of
 from kdx.imaging.sixteen_bits import apply_range, value_range_of
-from kdx.imaging.value_range import NarrowRangeWarning, ValueRange
 
 _DTYPES: dict[str, str] = {"uint8": "|u1", "uint16": "<u2"}
 _NAME = Path("the image")  # in messages of what reads files; its suffix says nothing
@@ -60,7 +59,7 @@ class Frame(NamedTuple):
     Attributes:
         pixels: uint8 ``(height, width, channels)``.
         size: The height and width of the image that was sent, upright.
-        warnings: What is doubtful about its values.
+        warnings: What is doubtful about it.
     """
 
     pixels: NDArray[np.uint8]
@@ -140,17 +139,17 @@ def frame_of(data: bytes, layout: Layout | Buffer | None, spec: InputSpec) -> Fr
     """
     if isinstance(layout, Buffer):
         height, width = layout.shape
-        pixels, value_range = frame_with_range(data, layout.pixel_format, width, height, spec, stride=layout.stride)
-        return Frame(pixels, layout.shape, tuple(_doubts(value_range)))
-    if layout is not None:
-        pixels, value_range = _laid_out(data, layout, spec)
-        return Frame(pixels, (spec.height, spec.width), tuple(_doubts(value_range)))
-    size = (spec.height, spec.width) if spec.fixed_size else _upright(data)
-    decoded, value_range = read_with_range(_NAME, spec, data)
-    return Frame(decoded, size, tuple(_doubts(value_range)))
+        image = image_of_frame(data, layout.pixel_format, width, height, spec, stride=layout.stride)
+        size = layout.shape
+    elif layout is not None:
+        image, size = _laid_out(data, layout, spec), (spec.height, spec.width)
+    else:
+        size = (spec.height, spec.width) if spec.fixed_size else _upright(data)
+        image = decode_file(_NAME, spec, data)
+    return Frame(image.pixels, size, tuple(str(doubt) for doubt in image.doubts()))
 
 
-def _laid_out(data: bytes, layout: Layout, spec: InputSpec) -> tuple[NDArray[np.uint8], ValueRange | None]:
+def _laid_out(data: bytes, layout: Layout, spec: InputSpec) -> DecodedImage:
     if len(data) != layout.size:
         raise InputError(
             "the body does not have the length of the frame",
@@ -160,17 +159,13 @@ def _laid_out(data: bytes, layout: Layout, spec: InputSpec) -> tuple[NDArray[np.
         )
     values = np.frombuffer(data, _DTYPES[layout.dtype]).reshape(layout.shape)
     if layout.dtype == "uint8":
-        return spec.check(values), None
+        return DecodedImage(spec.check(values))
     spec.check_layout("uint8", values.shape)  # before the values are converted
-    return spec.check(apply_range(values, spec.sixteen_bit_range)), value_range_of(values, spec.sixteen_bit_range)
+    pixels = spec.check(apply_range(values, spec.sixteen_bit_range))
+    return DecodedImage(pixels, value_range_of(values, spec.sixteen_bit_range))
 
 
 def _upright(data: bytes) -> tuple[int, int]:
     with open_image(_NAME, data) as image:
         width, height = upright_size(_NAME, image)
     return height, width
-
-
-def _doubts(value_range: ValueRange | None) -> Iterable[str]:
-    if value_range is not None and value_range.is_narrow:
-        yield str(NarrowRangeWarning(value_range))

@@ -9,7 +9,7 @@ import pytest
 from kdx.errors import ImageError
 from kdx.folders.bad_images import skip_bad
 
-EMPTY = ImageError("'a.png' is empty (0 bytes)", fix="replace or remove the file")
+EMPTY = ImageError("'a.png' is empty (0 bytes)", fix="use an intact image, or leave it out")
 
 
 def test_up_to_a_limit_the_reasons_are_kept() -> None:
@@ -31,5 +31,7 @@ def test_beyond_it_the_error_says_how_to_skip_more_and_what_was_not_looked_at(la
     with pytest.raises(ImageError) as raised:
         skip_bad(Path("a.png"), EMPTY, bad, 1, later)
     assert raised.value.message == f"'a.png' is empty (0 bytes){rest}"
-    assert raised.value.fix == "skip such images with a larger `max_bad_images`, or replace or remove the file"
+    assert (
+        raised.value.fix == "skip such images with a larger `max_bad_images`, or use an intact image, or leave it out"
+    )
     assert list(bad) == ["b.png", "a.png"]

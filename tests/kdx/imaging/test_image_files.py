@@ -15,6 +15,7 @@ from PIL import Image, PngImagePlugin
 
 import kdx
 from kdx.errors import ImageError, InputError
+from kdx.imaging.decoded_image import GreyConversionWarning
 from kdx.imaging.images import InputSpec, decode_image, read_header, read_image
 from kdx.imaging.value_range import NarrowRangeWarning
 from tests.tiff import tiff
@@ -292,6 +293,20 @@ def test_a_frame_that_hardly_uses_its_range_is_warned_of():
         warnings.simplefilter("error")
         kdx.to_eight_bits(frame, declared)
         kdx.to_eight_bits(frame * np.uint16(2), spec)
+
+
+def test_colour_that_a_mono_detector_does_not_see_is_warned_of(tmp_path):
+    rgb = np.zeros((8, 8, 3), np.uint8)
+    Image.fromarray(rgb).save(tmp_path / "grey.png")
+    rgb[3, 4] = 10, 10, 11
+    Image.fromarray(rgb).save(tmp_path / "blue.png")
+    mono, colour = (InputSpec(height=8, width=8, channels=channels) for channels in (1, 3))
+    with pytest.warns(GreyConversionWarning, match="converted to grey"):
+        kdx.read_image(tmp_path / "blue.png", mono)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        kdx.read_image(tmp_path / "blue.png", colour)
+        kdx.read_image(tmp_path / "grey.png", mono)
 
 
 def twelve_bits(folder: Path, images: list[Image.Image], name: str = "{}.png") -> Path:

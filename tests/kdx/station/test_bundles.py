@@ -171,3 +171,21 @@ def test_files_that_are_no_images_or_gone(bundle, tmp_path):
         shutil.copy(CELL, tmp_path / "cell.png")
         picture = judge("cell.png", Identity.of((tmp_path / "cell.png").stat())).heat_map
     assert picture.startswith(b"\x89PNG")
+
+
+def test_what_is_doubtful_about_images_is_said_once_while_they_are_judged(bundle, tmp_path):
+    said: list[str] = []
+    grey = Image.open(CELL).convert("L")
+    blue = Image.merge("RGB", (grey, grey, Image.new("L", grey.size)))
+    dark = Image.fromarray(np.asarray(grey).astype(np.uint16))  # 7 bits
+    darker = Image.fromarray(np.asarray(dark) // 2)
+    images = {"1.png": grey, "2.png": blue, "3.png": blue, "4.png": dark, "5.png": darker}
+    with Bundles({None: bundle}, OPTIONS) as bundles:
+        assert bundles.of(None).detector.input.channels == 1
+        judge = Judge(tmp_path, bundles, NamePattern(), InHand(tmp_path), heat_maps=False, say=said.append)
+        for name, image in images.items():
+            image.save(tmp_path / name)
+            assert judge(name, Identity.of((tmp_path / name).stat())).record.verdict
+    assert len(said) == 2
+    assert said[0].startswith("'2.png': colour is converted to grey")
+    assert said[1].startswith("'4.png': 16-bit values of at most 7 bits")

@@ -111,3 +111,11 @@ def test_a_layout_that_contradicts_itself_is_refused(declared, said):
 def test_a_buffer_that_does_not_fit_is_refused(layout, error, said):
     with pytest.raises(error, match=said):
         frame_of(bytes(48), layout, kdx.InputSpec(height=6, width=8, channels=1))
+
+
+def test_colour_that_a_mono_detector_does_not_see_is_said():
+    mono, colour = (kdx.InputSpec(height=6, width=8, channels=channels) for channels in (1, 3))
+    assert ["grey" in text for text in frame_of(png(COLOUR), None, mono).warnings] == [True]
+    grey_as_rgb = np.repeat(COLOUR[..., :1], 3, axis=2)
+    for data, spec in ((png(COLOUR), colour), (png(grey_as_rgb), mono), (png(COLOUR[..., 0]), mono)):
+        assert frame_of(data, None, spec).warnings == ()
