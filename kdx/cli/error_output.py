@@ -32,7 +32,7 @@ from kdx.errors import (
 )
 from kdx.imaging.value_range import NarrowRanges, counted
 from kdx.storage.files import is_disk_full
-from kdx.text import near_names, one_line, spelled, without_passwords
+from kdx.text import near_names, one_line, spelled, visible, without_passwords
 from kdx.workflows.packages import MissingPackageError
 
 INTERRUPTED = 130  # as shells report Ctrl-C; also for SIGTERM
@@ -79,7 +79,7 @@ class Command(TyperCommand):
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Keep the words of the command line for :func:`again`."""
-        ctx.meta[_WORDS] = list(args)
+        words = ctx.meta[_WORDS] = list(args)
         try:
             return super().parse_args(ctx, args)
         except Exception as error:  # a usage error quotes what the user wrote
@@ -88,6 +88,8 @@ class Command(TyperCommand):
                 names = [name for each in self.get_params(ctx) for name in (*each.opts, *each.secondary_opts)]
                 flags = [name for name in names if name.startswith("--")]
                 error.possibilities = near_names(getattr(error, "option_name", ""), flags)  # type: ignore[attr-defined]
+                if "--json" in flags and "--json" in words[: _end_of_options(words)]:
+                    _fail_usage(error, self.show_json)
             raise
 
     def invoke(self, ctx: Any) -> Any:
@@ -124,9 +126,13 @@ def _terminated_as_interrupted() -> Iterator[None]:
 def again(context: typer.Context, option: str) -> str:
     """Return the command that runs, to be pasted, with one of --resume and --force."""
     words = context.meta[_WORDS]
-    end = words.index("--") if "--" in words else len(words)
+    end = _end_of_options(words)
     options = [word for word in words[:end] if word not in {"--force", "--resume"}]
     return shlex.join(["kdx", str(context.info_name), *options, option, *words[end:]])
+
+
+def _end_of_options(words: list[str]) -> int:
+    return words.index("--") if "--" in words else len(words)
 
 
 class LinesCommand(Command):
@@ -168,6 +174,8 @@ def _end(error: BaseException, show: Callable[[object], None] | None, usage: str
         _fail({"type": "OSError", "message": text}, text, 2, show)
     if isinstance(error, MissingPackageError):
         _fail({"type": "MissingPackage", "message": str(error)}, str(error), 2, show)
+    if show is not None and isinstance(error, Exception) and _is_usage(error):
+        _fail_usage(error, show)
     if not isinstance(error, Exception) or isinstance(error, (typer.Exit, typer.Abort)) or _is_usage(error):
         raise error
     err.print(escape(without_passwords("".join(traceback.format_exception(error)))), style="dim")
@@ -178,6 +186,12 @@ def _end(error: BaseException, show: Callable[[object], None] | None, usage: str
 def _is_usage(error: Exception) -> bool:
     # Usage errors are of typer's own copy of click, whose place is not public.
     return hasattr(error, "format_message")
+
+
+def _fail_usage(error: Exception, show: Callable[[object], None]) -> NoReturn:
+    """Print the record of a usage error, which without ``--json`` is a box on standard error."""
+    text = visible(error.format_message())  # type: ignore[attr-defined]
+    _fail({"type": "UsageError", "message": text}, text, 2, show)
 
 
 def _describe(error: OSError, usage: str) -> str:

@@ -443,3 +443,24 @@ def test_an_option_without_effect_is_refused(cli, tiny_run, tiny_bundle, dataset
     places = {"RUN": tiny_run, "BUNDLE": tiny_bundle, "DATA": dataset, "NEW": tmp_path / "new", "MASK": "mask.png"}
     assert said in cli(*(places.get(option, option) for option in options), code=2).stderr
     assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--json", "--bogus"], "No such option: --bogus"),
+        (["--json", "--threads", "many"], "Invalid value for '--threads'"),
+        (["--json", "--threads", "99999999"], "Invalid value for '--threads'"),
+    ],
+)
+def test_a_usage_error_is_a_record_where_json_is_asked_for(cli, words, said):
+    result = cli("predict", "a.kdx", "images", *words, code=2)
+    (record,) = result.lines
+    assert (record["error"]["type"], record["error"]["message"][: len(said)]) == ("UsageError", said)
+    assert not result.stderr
+
+
+def test_a_usage_error_names_the_missing_argument_as_a_record(cli):
+    assert cli("train", "--json", code=2).json["error"]["type"] == "UsageError"
+    assert "Missing argument" in cli("train", code=2).stderr
+    assert not cli("predict", "a.kdx", "--", "--json", code=2).stdout
