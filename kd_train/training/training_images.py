@@ -12,6 +12,7 @@ from kd_train.data.image_records import BadImages, ImageRecord, choose_input, pa
 from kd_train.data.image_set import ImageSet
 from kd_train.data.odd_images import handle_odd_images
 from kd_train.data.parts import parts_of
+from kd_train.data.reduction import reduction_remark
 from kd_train.datasets import open_data
 from kd_train.recipes import Recipe
 from kd_train.training.options import TrainOptions
@@ -158,5 +159,6 @@ def read_training_images(
     every = [(record.path, record.identity) for record in image_set.records]
     sides = [[(record.path, record.identity) for record in side] for side in (train_records, held_out)]
     copies = [*within(every), *across(*sides), *between(folder, every, progress)]
-    remarks = [*folder.remarks, *odd_remarks, *named.remarks, *copies]
+    reduced = reduction_remark(image_set.records, spec, recipe.crop_from or recipe.image_size)
+    remarks = [*folder.remarks, *odd_remarks, *named.remarks, *copies, *reduced]
     return TrainingImages(folder, spec, image_set, train_records, held_out, parts, bad, remarks, left_out=left_out)
