@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import functools
 import shlex
 import signal
@@ -33,6 +32,7 @@ from kdx.errors import (
 from kdx.imaging.value_range import NarrowRanges, counted
 from kdx.storage.files import is_disk_full
 from kdx.text import near_names, one_line, spelled, visible, without_passwords
+from kdx.workflows.os_errors import describe_os_error
 from kdx.workflows.packages import MissingPackageError
 
 INTERRUPTED = 130  # as shells report Ctrl-C; also for SIGTERM
@@ -57,19 +57,6 @@ HELP: tuple[tuple[type[KdxError], str], ...] = (
 
 class Interrupted(KeyboardInterrupt):
     """Ctrl-C or SIGTERM in a command whose work can be continued; the message says how."""
-
-
-class DiskFullError(OSError):
-    """A full disk in a command whose work can be continued, or written again.
-
-    Args:
-        error: What the system raised.
-        fix: What the user does, with the command.
-    """
-
-    def __init__(self, error: OSError, fix: str) -> None:
-        super().__init__(error.errno, error.strerror, error.filename)
-        self.fix = fix
 
 
 class Command(TyperCommand):
@@ -170,7 +157,7 @@ def _end(error: BaseException, show: Callable[[object], None] | None, usage: str
             reason = "the disk is full" if is_disk_full(error) else error.strerror or str(error)
             text = f"{STANDARD_OUTPUT}: {reason}; the result was not written in full"
             _fail({"type": "OSError", "message": text}, text, 2, None)
-        text = _describe(error, usage)
+        text = describe_os_error(error, usage)
         _fail({"type": "OSError", "message": text}, text, 2, show)
     if isinstance(error, MissingPackageError):
         _fail({"type": "MissingPackage", "message": str(error)}, str(error), 2, show)
@@ -192,22 +179,6 @@ def _fail_usage(error: Exception, show: Callable[[object], None]) -> NoReturn:
     """Print the record of a usage error, which without ``--json`` is a box on standard error."""
     text = visible(error.format_message())  # type: ignore[attr-defined]
     _fail({"type": "UsageError", "message": text}, text, 2, show)
-
-
-def _describe(error: OSError, usage: str) -> str:
-    where = f" at '{error.filename}'" if error.filename else ""
-    if isinstance(error, DiskFullError):
-        return f"the disk is full{where}; what is complete was kept\n  fix: {error.fix}"
-    if is_disk_full(error):
-        return f"the disk is full{where}; nothing was left half written\n  fix: free space and run the command again"
-    if error.errno in {errno.EACCES, errno.EPERM, errno.EROFS}:
-        return f"no permission{where}: {error.strerror}\n  fix: allow it, or choose a folder that you may write to"
-    if error.filename and error.errno in {errno.ENOTDIR, errno.EEXIST}:
-        return (
-            f"{error.strerror}: '{error.filename}'\n  fix: choose another path: a file stands where a folder is needed"
-        )
-    what = f": '{error.filename}'" if error.filename else ""
-    return f"{error.strerror or error}{what}\n  help: {usage}"
 
 
 def _fail(record: dict[str, str], text: str, status: int, show: Callable[[object], None] | None) -> NoReturn:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from kdx.cli.error_output import DiskFullError, LinesCommand, again
+from kdx.cli.error_output import LinesCommand, again
 from kdx.cli.output import err, out, print_json_line, progress_for, report_bad, report_remarks, shown, warn
 from kdx.cli.shared_options import (
     COCO_OPTION,
@@ -24,8 +24,8 @@ from kdx.cli.shared_options import (
 from kdx.cli.verdict_table import show_verdicts
 from kdx.errors import ImageError, OptionError
 from kdx.folders.image_search import LeftOut
-from kdx.remarks import remark
 from kdx.storage.files import is_disk_full
+from kdx.workflows.os_errors import DiskFullError
 
 if TYPE_CHECKING:
     from kdx.workflows.predict import RegionOptions
@@ -75,8 +75,7 @@ def predict(
     Maps, masks and regions are those of the image as it stands upright. A map has the size that the
     detector computed; the JSON file beside it says which part of the image it covers.
     """
-    from kdx.imaging.grey_conversion import COLOUR, COLOUR_TEXT
-    from kdx.workflows.predict import expand, judge_files, left_behind, require_apart, without_scale
+    from kdx.workflows.predict import ReadWithCare, expand, judge_files, left_behind, require_apart, without_scale
     from kdx.workflows.result_files import result_options
 
     bad, records = dict[str, str](), list[dict[str, Any]]()
@@ -84,7 +83,7 @@ def predict(
     require_effect({"--semicolons": semicolons and not csv}, "--csv")
     require_effect({"--force": force and overlay is None and folder is None}, "--overlay or --out")
     results = result_options(folder, csv, maps, masks, coco, yolo, semicolons=semicolons, min_area=min_area or 0.0)
-    left_out, colour = LeftOut(), list[Path]()
+    left_out, care = LeftOut(), ReadWithCare()
     require_apart(overlay, images)
     require_apart(folder, images, option="out")
     try:
@@ -106,7 +105,7 @@ def predict(
             force=force,
             progress=progress_for(json),
             each=print_json_line if json else None,
-            colour=colour,
+            care=care,
             on_uncalibrated=_warn_uncalibrated,
         )
     except BaseException as error:
@@ -118,7 +117,7 @@ def predict(
             raise DiskFullError(error, f"free space, and write all again: {again(context, '--force')}") from error
         raise
     finally:
-        remarks = [*left_out.remarks, *remark(COLOUR, COLOUR_TEXT, colour)]
+        remarks = [*left_out.remarks, *care.remarks()]
         # Verdicts that were reached before a damaged image or Ctrl-C are shown all the same.
         if not json and records:
             show_verdicts(records)

@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING
 import typer
 from rich.markup import escape
 
-from kdx.cli.error_output import DiskFullError, Interrupted, again
+from kdx.cli.error_output import Interrupted, again
 from kdx.cli.output import make_table, out, print_json, report_bad, report_remarks, shown
 from kdx.remarks import Remark, remark
 from kdx.storage.files import is_disk_full
 from kdx.storage.json_records import RUN_INDEX
+from kdx.workflows.os_errors import DiskFullError
 
 if TYPE_CHECKING:
     from kd_train.training.students import TrainResult

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from kd_train.data.golden_images import golden_remarks
 from kd_train.datasets import open_data
@@ -21,10 +20,7 @@ from kdx.verification.backend_choice import other_precisions
 from kdx.workflows.calibration_images import without_chosen_rates
 from kdx.workflows.export import training_remarks
 from kdx.workflows.packages import require_reader
-
-if TYPE_CHECKING:
-    from kdx.imaging.image_identity import KnownImages
-
+from kdx.workflows.trained_images import images_trained_on
 
 _NO_PIXEL_FIGURES = (
     "[image has|images have] no pixel AUROC and no PRO: the bundle reads frames in bands, and maps are never whole"
@@ -84,7 +80,7 @@ def evaluate_folder(
             unused_masks=folder.unused_masks,
             progress=progress,
         )
-    remarks = [*folder.remarks, *in_test(images, _trained_on(detector), progress)]
+    remarks = [*folder.remarks, *in_test(images, images_trained_on(detector), progress)]
     if is_run(detector):
         remarks += training_remarks(detector, request.checkpoint)
     else:
@@ -97,12 +93,3 @@ def evaluate_folder(
         remarks += remark("no_pixel_figures", _NO_PIXEL_FIGURES, [image.path for image in images])
     remarks += grey_conversion_remarks([image.path for image in images], loaded.input)
     return replace(result, remarks=tuple(remarks)), folder.category
-
-
-def _trained_on(detector: Path) -> KnownImages:
-    """Return the images that a run or a bundle was trained on."""
-    if not is_run(detector):
-        return open_bundle(detector).training_images()
-    from kd_train.training.run_folder import Run
-
-    return Run(detector).config.known_images()

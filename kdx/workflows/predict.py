@@ -6,7 +6,7 @@ import os
 import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,17 +18,22 @@ from kdx.folders.bad_images import skip_bad
 from kdx.folders.folder_parts import masks_folder
 from kdx.folders.image_search import LeftOut, checked_is_dir, listing, walk
 from kdx.imaging.bands import require_whole_maps
+from kdx.imaging.grey_conversion import COLOUR, COLOUR_TEXT
+from kdx.imaging.image_identity import KnownImages
 from kdx.imaging.images import InputSpec
 from kdx.loading.group import DetectorGroup, load_many
 from kdx.loading.load import is_run, load, require_outside_bundles
 from kdx.progress import SILENT, Progress, track
+from kdx.remarks import Remark, remark
 from kdx.runtime.banded import is_read_in_bands
+from kdx.storage.files import sha256_if_readable
 from kdx.storage.json_records import run_to_export
 from kdx.text import number_of
 from kdx.workflows.heat_maps import HeatMaps
 from kdx.workflows.packages import require_reader
 from kdx.workflows.pictures import Pictures
 from kdx.workflows.result_files import ResultFiles, ResultOptions, place_of, require_thresholds
+from kdx.workflows.trained_images import images_trained_on
 
 if TYPE_CHECKING:
     import numpy as np
@@ -38,6 +43,11 @@ if TYPE_CHECKING:
     from kdx.decision.regions import Region
     from kdx.decision.verdict import Verdict
     from kdx.runtime.detector import Detector
+
+_TRAINED_ON = (
+    "[image was|images were] trained on: [its score and p-value say|their scores and p-values say] nothing about "
+    "parts that the detector has not seen"
+)
 
 
 @dataclass(frozen=True)
@@ -53,6 +63,23 @@ class RegionOptions:
 
     def __post_init__(self) -> None:
         require_sizes(self.min_area, self.pixel_size_um)
+
+
+@dataclass
+class ReadWithCare:
+    """Images whose verdicts say less than a verdict does otherwise.
+
+    Attributes:
+        colour: Those that show colour, and were judged by a mono detector.
+        trained: Files that a detector was trained on.
+    """
+
+    colour: list[Path] = field(default_factory=list)
+    trained: list[Path] = field(default_factory=list)
+
+    def remarks(self) -> list[Remark]:
+        """Return remarks on these images."""
+        return [*remark(COLOUR, COLOUR_TEXT, self.colour), *remark("trained_on", _TRAINED_ON, self.trained)]
 
 
 def judge_files(
@@ -74,13 +101,13 @@ def judge_files(
     force: bool = False,
     progress: Progress = SILENT,
     each: Callable[[dict[str, Any]], None] | None = None,
-    colour: list[Path] | None = None,
+    care: ReadWithCare | None = None,
     on_uncalibrated: Callable[[Path], None] = lambda _bundle: None,
 ) -> None:
     """Judge images and videos; add records to ``records``, and reasons of skipped ones to ``bad``.
 
-    Colour images that a mono detector judged are added to ``colour``; ``on_uncalibrated`` is called
-    with each bundle that has no threshold. ``results`` are further files, see
+    Images whose verdicts are to be read with care are added to ``care``; ``on_uncalibrated`` is
+    called with each bundle that has no threshold. ``results`` are further files, see
     :mod:`kdx.workflows.result_files`.
 
     With other bundles, a record is one bundle's verdict on an image, and names the bundle.
@@ -100,6 +127,7 @@ def judge_files(
         for name in group:
             require_whole_maps(group[name].input, {option: bool(asked) for option, asked in whole.items()})
             require_reader(group[name].input)
+        trained = [] if care is None else [images_trained_on(path) for path in bundles.values()]
         maps = None if overlay is None else HeatMaps(overlay, paths, list(bundles), force=force)
         files = None
         if results is not None:
@@ -120,8 +148,10 @@ def judge_files(
                 if each is not None:
                     each({"image": str(path), **pictures.fields(path), "error": error.as_dict()})
                 continue
-            if colour is not None and path in pictures.seen_in_grey:
-                colour.append(path)
+            if care is not None and path in pictures.seen_in_grey:
+                care.colour.append(path)
+            if care is not None and pictures.is_file(path) and _is_of(trained, path):
+                care.trained.append(path)
             for name, image, verdict, found in judged:
                 record = {**({"bundle": name} if also else {}), "image": str(path), **pictures.fields(path)}
                 record |= verdict_fields(verdict)
@@ -148,6 +178,12 @@ def judge_files(
             received=next(iter(bad.values())),
             fix="name other images; `max_bad_images` is for single ones among others",
         )
+
+
+def _is_of(known: Sequence[KnownImages], path: Path) -> bool:
+    """Return whether a file is one of the known ones; a copy with other bytes is not looked for."""
+    sha256 = sha256_if_readable(path)
+    return any(sha256 in images for images in known)
 
 
 def _texts(overlay: Path | None, bundle: str, detector: Detector) -> list[str]:

@@ -15,7 +15,7 @@ from PIL import Image
 from kdx.errors import ImageError
 from kdx.workflows.packages import MissingPackageError
 from kdx.workflows.pictures import Pictures
-from kdx.workflows.predict import judge_files
+from kdx.workflows.predict import ReadWithCare, judge_files
 from tests.schema1 import FIXTURES, old_bundle
 from tests.videos import damage, write_video
 
@@ -66,10 +66,10 @@ def test_colour_frames_become_grey_as_files_do_and_are_counted(bundle, tmp_path)
     image = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
     Image.fromarray(image).save(tmp_path / "a.png")
     clip = write_video(tmp_path / "clip.mov", [image])
-    colour: list[Path] = []
-    records, _ = judged(bundle, [tmp_path / "a.png", clip], colour=colour)
+    care = ReadWithCare()
+    records, _ = judged(bundle, [tmp_path / "a.png", clip], care=care)
     assert records[0]["score"] == records[1]["score"]
-    assert colour == [tmp_path / "a.png", clip / "frame-000000"]
+    assert care.colour == [tmp_path / "a.png", clip / "frame-000000"]
 
 
 def test_frames_and_files_are_in_one_table_and_a_frame_that_cannot_be_read_is_skipped(bundle, clip, tmp_path, cli):

@@ -10,6 +10,7 @@ import msgspec
 import pytest
 from PIL import Image
 
+from kd_train.training.run_folder import Run
 from kdx.bundle.open import open_bundle
 from kdx.bundle.store import write_manifest
 from kdx.cli.verdict_table import show_verdicts
@@ -243,6 +244,18 @@ def test_what_decided_is_named(cli, tiny_bundle, dataset):
     assert (record["backend"], record["precision"]) in {("onnxruntime-cpu", "fp32"), ("openvino", "fp32")}
     said = cli("predict", tiny_bundle, image, "--backend", "onnxruntime-cpu").stdout
     assert "decided in FP32 by onnxruntime-cpu\n" in said
+
+
+def test_images_that_were_trained_on_are_named(cli, tiny_bundle, tiny_run, dataset):
+    trained = Run(tiny_run).config.train_images
+    folders = (dataset / "train/good", dataset / "test/good")
+    said = {}
+    for detector in (tiny_bundle, tiny_run):
+        (remark,) = cli("predict", detector, *folders, "--json").lines[-1]["remarks"]
+        said[detector] = remark["kind"], remark["count"]
+        assert all("train/good" in name for name in remark["first"])
+    assert set(said.values()) == {("trained_on", len(trained))}
+    assert "trained on" not in cli("predict", tiny_bundle, folders[1]).stderr
 
 
 def test_several_bundles_may_decide_in_other_precisions(capsys):
