@@ -89,9 +89,11 @@ def fit(request: FitRequest, progress: Progress, say: Callable[[str], None]) -> 
 def _train_in_order(workshop: Workshop, passed: list[Screened]) -> tuple[dict[MethodSize, Trial], list[Dropped]]:
     """Make every trial that ends within the hours, the most promising first.
 
-    A pair whose largest size would take too long has its next smaller one tried in its place.
+    A pair whose largest size would take too long has its next smaller one tried in its place. Where
+    hours are given, the first training is the smallest size of its pair: what cannot be trained in
+    time costs time too, and so there is a result, and the pace of the other sizes is known.
     """
-    deadline, say = workshop.deadline, workshop.say
+    request, deadline, say = workshop.request, workshop.deadline, workshop.say
     waiting = {one.candidate: one for one in passed}
     trials: dict[MethodSize, Trial] = {}
     dropped: list[Dropped] = []
@@ -99,6 +101,8 @@ def _train_in_order(workshop: Workshop, passed: list[Screened]) -> tuple[dict[Me
         latencies = [(candidate, _latency(one)) for candidate, one in waiting.items()]
         failed = [(each.candidate, _FAILED) for each in dropped if each.cause == "failed"]
         candidate = next_to_train(latencies, [*((c, _accuracy(trial)) for c, trial in trials.items()), *failed])
+        if not trials and request.hours is not None and not any(map(workshop.is_trained, waiting.values())):
+            candidate = min((each for each in waiting if each.pair == candidate.pair), key=lambda each: each.pixels)
         screened = waiting.pop(candidate)
         drop = Dropped(candidate=candidate, reason="", measured_ms=_latency(screened))
         if deadline.left_s == 0 and not workshop.is_trained(screened):

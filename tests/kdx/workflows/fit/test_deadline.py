@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any, cast
@@ -138,14 +139,15 @@ class StubWorkshop:
 
     deadline: Deadline
     too_long: set[MethodSize]
+    request: Any
+    trained: set[MethodSize]
     tried: list[MethodSize] = field(default_factory=list)
-    request: Any = field(default_factory=lambda: SimpleNamespace(hours=1))
 
     def say(self, line: str) -> None:
         pass
 
-    def is_trained(self, _screened: Screened) -> bool:
-        return False
+    def is_trained(self, screened: Screened) -> bool:
+        return screened.candidate in self.trained
 
     def trial(self, screened: Screened) -> Trial:
         self.tried.append(screened.candidate)
@@ -157,22 +159,42 @@ class StubWorkshop:
         )  # fmt: skip
 
 
-def test_a_smaller_size_takes_the_place_of_one_that_takes_too_long() -> None:
-    quick, slow = ([MethodSize("stpm", size, pair) for size in (128, 160, 256)] for pair in ("compact-m", ""))
+QUICK, SLOW = ([MethodSize("stpm", size, pair) for size in (128, 160, 256)] for pair in ("compact-m", ""))
+
+
+def order_of(
+    hours: float | None, too_long: set[MethodSize], trained: Sequence[MethodSize] = ()
+) -> tuple[list[MethodSize], dict[MethodSize, Trial], list[Dropped]]:
+    """Return what was tried in which order, the trials, and what was dropped."""
     passed = []
-    for ms, candidate in [*zip((1, 2, 4), quick, strict=True), *zip((10, 20, 40), slow, strict=True)]:
+    for ms, candidate in [*zip((1, 2, 4), QUICK, strict=True), *zip((10, 20, 40), SLOW, strict=True)]:
         timing = Timing(
             backend="openvino", precision="fp32", percentile=99, measured_ms=ms, p50_ms=ms, max_ms=ms, runs=9
         )
         passed.append(Screened(candidate=candidate, outcome="may keep", timings=[timing]))
-    workshop = StubWorkshop(Deadline(1), {quick[2], slow[2], slow[1]})
+    workshop = StubWorkshop(Deadline(hours), too_long, SimpleNamespace(hours=hours), set(trained))
     trials, dropped = _train_in_order(cast(Workshop, workshop), passed)
-    assert workshop.tried == [quick[2], quick[1], slow[2], slow[1], slow[0], quick[0]]
-    assert list(trials) == [quick[1], slow[0], quick[0]]
-    assert {each.candidate for each in dropped} == workshop.too_long
+    return workshop.tried, trials, dropped
+
+
+def test_a_smaller_size_takes_the_place_of_one_that_takes_too_long() -> None:
+    too_long = {QUICK[2], SLOW[2], SLOW[1]}
+    tried, trials, dropped = order_of(1, too_long, [SLOW[0]])
+    assert tried == [QUICK[2], QUICK[1], SLOW[2], SLOW[1], SLOW[0], QUICK[0]]
+    assert list(trials) == [QUICK[1], SLOW[0], QUICK[0]]
+    assert {each.candidate for each in dropped} == too_long
     assert {(each.cause, each.reason) for each in dropped} == {
         ("hours", "not trained: it would take about 120 min, and 60 min are left")
     }
+
+
+def test_within_hours_the_smallest_size_comes_first_so_that_there_is_a_result() -> None:
+    too_long = {QUICK[2], SLOW[2], SLOW[1], SLOW[0]}
+    tried, trials, _ = order_of(1, too_long)
+    assert tried == [QUICK[0], SLOW[2], SLOW[1], SLOW[0], QUICK[2], QUICK[1]]
+    assert list(trials) == [QUICK[0], QUICK[1]]
+    assert order_of(1, {QUICK[0]})[0][:2] == [QUICK[0], QUICK[1]]  # no result yet
+    assert order_of(None, set())[0][:2] == [QUICK[2], SLOW[2]]
 
 
 def test_the_choice_between_both_pairs_says_whose_sizes_took_too_long() -> None:
