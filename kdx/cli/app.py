@@ -37,8 +37,8 @@ from kdx.cli import (
     verify,
     watch,
 )
-from kdx.cli.error_output import Command
-from kdx.cli.output import drop_unwritten_notes, write_utf8
+from kdx.cli.error_output import BROKEN_PIPE, Command
+from kdx.cli.output import drop_output, drop_unwritten_notes, write_utf8
 from kdx.text import visible
 
 _HELP = """From a folder of good parts to a verdict on the line.
@@ -115,5 +115,10 @@ def run() -> None:
     write_utf8()
     try:
         app()
+    except SystemExit as error:
+        if not isinstance(error.__context__, BrokenPipeError):
+            raise
+        drop_output()  # whoever read the help has left, with which Rich and Typer exit with 1
+        raise SystemExit(BROKEN_PIPE) from None
     finally:
         drop_unwritten_notes()

@@ -331,6 +331,19 @@ app.run()
     assert (done.returncode, done.stdout) == (0, b'"delivered"\njudged\n')
 
 
+@pytest.mark.parametrize("arguments", [["--help"], ["train", "--help"], ["methods"]])
+def test_whoever_reads_the_output_may_leave(arguments):
+    reading, writing = os.pipe()
+    os.close(reading)
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", "kdx", *arguments], stdout=writing, stderr=subprocess.PIPE, check=False
+        )
+    finally:
+        os.close(writing)
+    assert (done.returncode, done.stderr) == (141, b"")
+
+
 @pytest.mark.skipif(os.name == "nt", reason="the shell closes the streams")
 @pytest.mark.parametrize("arguments", [["inspect", "none.kdx"], ["inspect", "none.kdx", "--json"], ["--version"]])
 def test_a_command_whose_streams_are_closed_ends_as_it_does_with_them(arguments, tmp_path):
