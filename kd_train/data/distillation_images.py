@@ -20,7 +20,7 @@ from kd_train.data.image_records import BadImages, scan_images
 from kd_train.data.image_set import ImageSet
 from kd_train.data.on_device import on_device
 from kdx.errors import DataError
-from kdx.folders.image_search import LeftOut, walk
+from kdx.folders.image_search import LeftOut, walk_parts
 from kdx.imaging.images import InputSpec
 from kdx.progress import Progress
 from kdx.remarks import Remark
@@ -132,7 +132,7 @@ def require_images(folders: Sequence[Path]) -> None:
         DataError: A folder is missing, or holds no images.
     """
     for folder in folders:
-        if next(walk(folder), None) is None:
+        if next(walk_parts(folder), None) is None:
             raise DataError(f"the folder '{folder}' holds no images", expected="images, at any depth")
 
 
@@ -159,7 +159,7 @@ def read_further(
         return None, []
     require_images(folders)
     left_out = LeftOut()
-    paths = [folder / name for folder in folders for name in walk(folder, left_out)]
+    paths = [folder / name for folder in folders for name in walk_parts(folder, left_out)]
     # By content, so that neither names nor the order of the folders decide what is learnt.
     records = sorted(scan_images(paths, bad, progress), key=lambda record: record.sha256)
     any_size = msgspec.structs.replace(spec, fixed_size=False)

@@ -18,7 +18,7 @@ from kdx.archive.score_records import FILES_SCHEMA, SCHEMA, Index, Listing, Sett
 from kdx.archive.shard_table import REGIONS, SHARDS, style_of_table
 from kdx.decision.map_files import MAPS, MASKS, MapFormat
 from kdx.errors import OutputError
-from kdx.folders.image_search import LeftOut, walk
+from kdx.folders.image_search import LeftOut, walk_parts
 from kdx.storage.files import remove_leftovers, write_atomic
 from kdx.storage.json_records import encode_record, now, read_record
 from kdx.storage.locks import lock, open_to_lock
@@ -144,7 +144,7 @@ class ScoreFolder:
             raise OutputError(f"'{self.path}' exists and is not of kdx score", fix="choose another `out`")
 
     def _added(self, index: Index, left_out: LeftOut) -> Iterator[str]:
-        return added(walk(Path(index.settings.archive), left_out), ShardPlan(self.path, index.listed).paths())
+        return added(walk_parts(Path(index.settings.archive), left_out), ShardPlan(self.path, index.listed).paths())
 
     def discard(self) -> None:
         """Remove what this command made; other files of the user stay.

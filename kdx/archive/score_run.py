@@ -20,7 +20,7 @@ from kdx.bundle.open import bundle_of
 from kdx.calibration.validity import CalibrationValidity
 from kdx.decision.map_files import MapFiles
 from kdx.errors import DataError, GateError, InputError
-from kdx.folders.image_search import walk
+from kdx.folders.image_search import walk_parts
 from kdx.imaging.bands import require_whole_maps
 from kdx.progress import Progress
 from kdx.runtime.machine import usable_cores
@@ -129,7 +129,7 @@ def _begin(
 
 
 def _require_images(archive: Path) -> None:
-    if next(walk(archive), None) is None:
+    if next(walk_parts(archive), None) is None:
         raise DataError(f"no images were found in '{archive}'", expected="image files, in any folder")
 
 

@@ -28,6 +28,7 @@ from kdx.imaging.field_of_view import FieldOfView
 from kdx.imaging.image_files import decoding, load_upright, open_image, upright_size, without_alpha
 from kdx.imaging.images import encode_png
 from kdx.imaging.resampling import any_within
+from kdx.imaging.whole_files import require_whole
 
 # In grey levels: the noise of a pixel usually stays below this limit, and variation between parts
 # exceeds it.
@@ -81,16 +82,33 @@ class RoiFrame:
         view = camera.view(manifest.field_of_view)
         return cls((camera.height, camera.width), manifest.camera_map_size, view, manifest.map_rule)
 
+    def describe(self) -> str:
+        """Return in words what a region must fit."""
+        (height, width), (rows, columns) = self.image_size, self.map_size
+        score = f"the {self.rule} of the map" if self.rule else "not of the map alone"
+        return f"{width} × {height} pixels, a map of {columns} × {rows} that covers {self.view}, scores: {score}"
+
     def roi(self, mask: object) -> Roi:
         """Return a region of interest, which may be used for any number of images.
 
         Args:
-            mask: uint8 ``(H, W)`` of the camera's size: 255 for pixels that count, 0 for others.
+            mask: uint8 ``(H, W)`` of the camera's size: 255 for pixels that count, 0 for others; or
+                a region of interest, which is returned.
 
         Raises:
             InputError: Another type, size or value; the mask includes nothing, everything, or less
-                than one pixel of the map; or the method's score is not computed from its map alone.
+                than one pixel of the map; the method's score is not computed from its map alone; or
+                the region is of a detector of other images, maps or scores.
         """
+        if isinstance(mask, Roi):
+            if mask.frame != self:
+                raise InputError(
+                    "the region of interest is of another detector",
+                    expected=self.describe(),
+                    received=mask.frame.describe(),
+                    fix="make it of its mask: detector.region_of_interest(mask)",
+                )
+            return mask
         if self.rule is None:
             raise InputError(
                 "this method takes no region of interest: its score does not come from the returned map alone",
@@ -223,6 +241,8 @@ def _decode_roi(path: Path, data: bytes | None, frame: RoiFrame) -> Roi:
                 received=image.mode,
                 fix="save it as grey PNG",
             )
+        with decoding(path):
+            require_whole(path, image)
         picture = without_alpha(path, load_upright(path, image))
         with decoding(path):
             return frame.roi(np.asarray(picture.convert("L")))

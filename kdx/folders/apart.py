@@ -11,7 +11,6 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from kdx.errors import DataError, OutputError
-from kdx.folders.folder_parts import is_part
 from kdx.folders.good_names import is_good
 from kdx.folders.image_search import (
     LeftOut,
@@ -21,6 +20,7 @@ from kdx.folders.image_search import (
     holds_images,
     image_files,
     is_hidden,
+    is_part,
     leads_up,
     own_kind,
     walk,

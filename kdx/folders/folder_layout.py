@@ -9,11 +9,11 @@ from pathlib import Path
 
 from kdx.errors import DataError
 from kdx.folders.apart import outputs_in, refuse_outputs
-from kdx.folders.folder_parts import bare, is_part
 from kdx.folders.good_names import Named, by_name, is_bad, is_good
 from kdx.folders.image_folder import GOOD, FolderOptions, ImageFolder, TestImage
 from kdx.folders.image_search import (
     LeftOut,
+    bare,
     checked_is_dir,
     entries,
     folders,
@@ -21,9 +21,11 @@ from kdx.folders.image_search import (
     image_files,
     is_hidden,
     is_image_name,
+    is_part,
     leads_up,
     own_kind,
     walk,
+    walk_parts,
 )
 from kdx.folders.layout_errors import subfolders_with_images, unclear_which_are_good
 from kdx.imaging.masks import masks_beside, pair_by_name
@@ -76,7 +78,7 @@ class FolderReader:
         by_type: dict[str, list[Path]] = {}
         for folder, named in self._sorted("train"):
             if named is Named.GOOD:
-                good += self._images(folder)
+                good += self._without_masks(self._images(folder))
             else:
                 self.left_out.add("unused_folder", self._name(folder))
         for folder, named in self._sorted("test"):
@@ -117,6 +119,7 @@ class FolderReader:
         else:
             refuse_outputs(self.root, outputs_in(self.root))
             raise unclear_which_are_good(self.root, inside, len(direct))
+        good = self._without_masks(good)
         return ImageFolder(self.root, "plain", tuple(good), (), remarks=tuple(self.left_out.remarks))
 
     def defects(self) -> tuple[Path, ...]:
@@ -125,7 +128,7 @@ class FolderReader:
         Raises:
             DataError: The name of the folder, or of one in it, is or resembles one for good images.
         """
-        images = list(walk(self.root, self.left_out))
+        images = list(walk_parts(self.root, self.left_out))
         named = [self.own.name, *sorted({part for name in images for part in name.split("/")[:-1]})]
         good = [name for name in named if by_name(name, self.options.good_folders) is not Named.OTHER]
         if good:
@@ -250,6 +253,17 @@ class FolderReader:
             raise subfolders_with_images(folder, inside, len(image_files(folder)))
         self._note_files(folder)
         return list(image_files(folder))
+
+    def _without_masks(self, images: Sequence[Path]) -> list[Path]:
+        """Return the images that are not masks beside others; count the masks."""
+        by_folder: dict[Path, list[Path]] = {}
+        for path in images:
+            by_folder.setdefault(path.parent, []).append(path)
+        masks = {mask for files in by_folder.values() for mask in masks_beside(files)}
+        for path in images:
+            if path in masks:
+                self.left_out.add("mask", self._name(path))
+        return [path for path in images if path not in masks]
 
     def _everything(self) -> list[Path]:
         """Return all images at any depth; raise ``DataError`` for a name that means defects."""

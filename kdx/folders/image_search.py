@@ -6,13 +6,14 @@ import contextlib
 import functools
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from PIL import Image
 
 from kdx.errors import DataError
 from kdx.imaging.image_files import FORMATS
+from kdx.imaging.masks import masks_beside
 from kdx.remarks import FIRST, Remark
 from kdx.storage.json_records import BUNDLE_INDEX, RUN_INDEX
 from kdx.text import agreeing
@@ -30,6 +31,7 @@ _SYSTEM = frozenset(
         "thumbs.db",
     }
 )
+_PARTS = ("train", "test", "groundtruth")
 _TEXTS = {
     "hidden": "hidden or system [file or folder was|files and folders were] left out",
     "not_an_image": "[file that is not an image|files that are not images] of a known format [was|were] left out",
@@ -121,27 +123,70 @@ def walk(root: Path, left_out: LeftOut | None = None) -> Iterator[str]:
     Raises:
         DataError: The folder is missing, or the user may not list one of the folders.
     """
+    require_folder(root)
+    yield from _walk(root, "", left_out or LeftOut(), masks=True)
+
+
+def walk_parts(root: Path, left_out: LeftOut | None = None) -> Iterator[str]:
+    """Yield the files of :func:`walk` but for masks of defects, which show no part.
+
+    Masks are the images in ``ground_truth`` beside ``train`` or ``test``, and ``NAME_mask`` beside
+    an image ``NAME``.
+    """
+    require_folder(root)
+    yield from _walk(root, "", left_out or LeftOut(), masks=False)
+
+
+def require_folder(root: Path) -> None:
+    """Raise ``DataError`` if there is no such folder."""
     if not checked_is_dir(root):
         raise DataError(f"there is no folder '{root}'", fix="name the folder that holds the images")
-    yield from _walk(root, "", left_out or LeftOut())
 
 
-def _walk(folder: Path, prefix: str, left_out: LeftOut) -> Iterator[str]:
+def _walk(folder: Path, prefix: str, left_out: LeftOut, *, masks: bool) -> Iterator[str]:
     found = scan(folder)
     if prefix and any(name in _INDEXES for name, is_folder, _ in found if not is_folder):
         left_out.add("own_output", prefix.removesuffix("/"))
         return
+    beside = frozenset() if masks else _masks_among([name for name, is_folder, _ in found if not is_folder])
+    truth = None if masks else _truth_among([name for name, is_folder, _ in found if is_folder])
     for name, is_folder, is_link in found:
         if is_hidden(name):
             left_out.add("hidden", f"{prefix}{name}")
+        elif name in beside:
+            left_out.add("mask", f"{prefix}{name}")
+        elif name == truth and not is_link:
+            for mask in _walk(folder / name, f"{prefix}{name}/", LeftOut(), masks=True):
+                left_out.add("mask", mask)
         elif is_folder and is_link:
             left_out.add("linked_folder", f"{prefix}{name}")
         elif is_folder:
-            yield from _walk(folder / name, f"{prefix}{name}/", left_out)
+            yield from _walk(folder / name, f"{prefix}{name}/", left_out, masks=masks)
         elif is_image_name(name):
             yield f"{prefix}{name}"
         else:
             left_out.add("not_an_image", f"{prefix}{name}")
+
+
+def _masks_among(names: Iterable[str]) -> frozenset[str]:
+    images = [Path(name) for name in names if is_image_name(name)]
+    return frozenset(path.name for path in masks_beside(images))
+
+
+def bare(name: str) -> str:
+    """Return a folder's name without case and punctuation: ``Ground-Truth`` is ``groundtruth``."""
+    return "".join(filter(str.isalnum, name.casefold()))
+
+
+def is_part(name: str) -> bool:
+    """Return whether a folder of this name is a part of the layout of MVTec AD."""
+    return bare(name) in _PARTS
+
+
+def _truth_among(names: Iterable[str]) -> str | None:
+    """Return which of the folders beside each other holds the masks in the layout of MVTec AD."""
+    by_name = {bare(name): name for name in names}
+    return by_name.get("groundtruth") if "train" in by_name or "test" in by_name else None
 
 
 def scan(folder: Path) -> list[tuple[str, bool, bool]]:

@@ -80,6 +80,7 @@ class BandedFrame:
         )
         is_plain = (
             pages == 1
+            and not int(page.subfiletype) & 1  # a preview of a larger picture
             and page.dtype == np.uint8
             and photometric in _KINDS
             and (page.bitspersample, page.planarconfig, orientation) == (8, 1, 1)

@@ -22,6 +22,7 @@ from PIL.ImageFile import ImageFile
 from kdx.errors import ImageError, KdxError
 from kdx.imaging.other_formats import CAMERA_RAW, HEAD, other_format
 from kdx.imaging.pages import require_one_picture, tags_of
+from kdx.imaging.whole_files import require_whole
 
 # A file that declares more pixels than this is refused before it is decoded: the largest
 # machine-vision sensors have 151 megapixels, so it is probably a decompression bomb.
@@ -103,6 +104,8 @@ def open_picture(path: Path, data: bytes | None = None) -> Iterator[tuple[Image.
     """
     with open_image(path, data) as image:
         require_supported(path, image)
+        with decoding(path):
+            require_whole(path, image)
         maximum = declared_maximum(image)
         yield without_alpha(path, load_upright(path, image)), maximum
 

@@ -17,6 +17,7 @@ from PIL.ImageFile import ImageFile
 
 from kdx.errors import DataError, ImageError
 from kdx.imaging.image_files import decoding, load_upright, open_image, require_supported, without_alpha
+from kdx.imaging.whole_files import require_whole
 
 # The endings that a mask's name may add to that of its image.
 _ENDINGS = ("", "_mask")
@@ -100,6 +101,8 @@ def read_mask(path: Path, size: tuple[int, int] | None = None) -> NDArray[np.boo
         _require_lossless(path, image)
         if image.mode != "F":  # floating-point numbers need no range to be compared with zero
             require_supported(path, image)
+        with decoding(path):
+            require_whole(path, image)
         picture = without_alpha(path, load_upright(path, image))
         with decoding(path):
             mask = _not_zero(path, picture)

@@ -27,7 +27,7 @@ from kdx.imaging.images import InputSpec
 from kdx.runtime.backend import Backend, ClosesOnExit, Outputs, largest_batch
 from kdx.runtime.device_arrays import DeviceArray, device_array
 from kdx.runtime.loading_process import LoadingProcess
-from kdx.runtime.rule_fields import FieldOfRule
+from kdx.runtime.rule_fields import FieldOfRule, RegionOfRule
 from kdx.runtime.verdict_observer import JudgedFrame, VerdictObserver
 from kdx.storage.stamps import stamp_of
 
@@ -79,7 +79,7 @@ class Detector(ClosesOnExit):
             the level map and the region of interest of their calibration: assigning others removes
             those of the bundle, so that verdicts are undecided until others are assigned.
         roi: The bundle's region of interest, outside of which nothing counts, or None. Assigning
-            another one removes the thresholds, as for ``level``.
+            another one, or a mask, removes the thresholds, as for ``level``.
         roi_frame: What regions of interest for single calls must fit; None where none are accepted
             (run folders).
         field_of_view: Share of each side of the image, or of its window ``input.crop``, centred,
@@ -95,7 +95,7 @@ class Detector(ClosesOnExit):
     threshold_by_hand = FieldOfRule[str | None]()
     good_scores = FieldOfRule[GoodScores | None]()
     level = FieldOfRule[Level | None]()
-    roi = FieldOfRule[Roi | None]()
+    roi = RegionOfRule()
     roi_frame = FieldOfRule[RoiFrame | None]()
     field_of_view = FieldOfRule[float]()
     frame_limits = FieldOfRule[FrameLimits]()
@@ -177,7 +177,7 @@ class Detector(ClosesOnExit):
         self._process.require_current()
         self._require_log(part_id)
         started = time.perf_counter()
-        region = self.region_of_interest(roi) if isinstance(roi, np.ndarray) else roi
+        region = None if roi is None else self.region_of_interest(roi)
         batch: Any = self._on_device(image)
         frame = None
         if batch is None:
@@ -277,15 +277,17 @@ class Detector(ClosesOnExit):
         """Return a backend's outputs, with NaN scores for answers that the method cannot give."""
         return Outputs(raw.maps, self.answer_limits.mark(raw.maps, raw.scores))
 
-    def region_of_interest(self, mask: NDArray[np.uint8]) -> Roi:
+    def region_of_interest(self, mask: Roi | NDArray[np.uint8]) -> Roi:
         """Return the region of interest of a mask, which may be used for any number of calls.
 
         Args:
-            mask: uint8 ``(H, W)`` of the camera's size: 255 for pixels that count, 0 for others.
+            mask: uint8 ``(H, W)`` of the camera's size: 255 for pixels that count, 0 for others; or
+                the result of an earlier call, which is returned.
 
         Raises:
             InputError: The mask does not fit the camera's image, has other values, or excludes
-                nothing or everything; or the method accepts no regions.
+                nothing or everything; the method accepts no regions; or the result is of another
+                detector, whose maps or scores differ.
         """
         if self.roi_frame is None:
             raise InputError("a run takes no region of interest", fix="export it: kdx export RUN -o NAME.kdx")
@@ -329,7 +331,7 @@ class Detector(ClosesOnExit):
                 the GPU.
             roi: A region of interest for this image; None for the bundle's.
         """
-        return self.rule.verdict(anomaly_map, score, image, roi)
+        return self.rule.verdict(anomaly_map, score, image, None if roi is None else self.region_of_interest(roi))
 
     @property
     def view(self) -> FieldOfView:

@@ -60,6 +60,13 @@ class FieldOfRule(Generic[T]):
             detector.rule = replace(rule, **changed)
 
 
+class RegionOfRule(FieldOfRule["Roi | None"]):
+    """The region of interest, which may be assigned as a mask, and must fit the detector."""
+
+    def __set__(self, detector: Detector, value: Any) -> None:
+        super().__set__(detector, value if value is None else detector.region_of_interest(value))
+
+
 def _is_same(value: object, other: Any) -> bool:
     is_equal = value == other if isinstance(value, int | float) else isinstance(value, Roi) and value.is_same(other)
     return value is other or is_equal

@@ -15,8 +15,7 @@ from kdx.decision.verdict import verdict_fields
 from kdx.errors import DataError, ImageError, OptionError
 from kdx.folders.apart import among_images
 from kdx.folders.bad_images import skip_bad
-from kdx.folders.folder_parts import masks_folder
-from kdx.folders.image_search import LeftOut, checked_is_dir, listing, walk
+from kdx.folders.image_search import LeftOut, checked_is_dir, listing, walk_parts
 from kdx.imaging.bands import require_whole_maps
 from kdx.imaging.grey_conversion import COLOUR, COLOUR_TEXT
 from kdx.imaging.image_identity import KnownImages
@@ -341,13 +340,7 @@ def expand(images: list[Path], left_out: LeftOut) -> list[Path]:
 
 
 def _in_folder(image: Path, left_out: LeftOut) -> list[Path]:
-    truth = masks_folder(image)
-    found: list[Path] = []
-    for name in walk(image, left_out):
-        if truth is not None and name.startswith(f"{truth.name}/"):
-            left_out.add("mask", name)
-        else:
-            found.append(image / name)
+    found = [image / name for name in walk_parts(image, left_out)]
     if not found:
         raise DataError(f"no images were found in '{image}'", expected="image files", received=listing(image))
     return found

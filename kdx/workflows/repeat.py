@@ -14,6 +14,7 @@ from kdx.decision.verdict import Decision, Verdict
 from kdx.errors import BackendError, DataError, ImageError
 from kdx.folders.bad_images import skip_bad
 from kdx.folders.image_search import checked_is_dir, folders, holds_images, image_files, listing
+from kdx.imaging.grey_conversion import grey_conversion_remarks
 from kdx.imaging.image_identity import Identity, distinct, identify
 from kdx.loading.load import load
 from kdx.progress import SILENT, Progress, track
@@ -98,7 +99,7 @@ def repeat(
     judged: dict[Path, Verdict] = {}
     identities: list[tuple[Path, Identity]] = []
     with load(bundle, backend, threads) as detector:
-        threshold, held_out = detector.threshold, detector.rule.good_scores
+        threshold, held_out, spec = detector.threshold, detector.rule.good_scores, detector.input
         if threshold is None:
             raise DataError(f"'{bundle}' has no threshold to compare scores with", fix="run kdx calibrate BUNDLE DATA")
         require_reader(detector.input)
@@ -125,7 +126,7 @@ def repeat(
         detector.backend.name,
         detector.precision,
         bad,
-        _remarks(found, copies, empty, far),
+        [*_remarks(found, copies, empty, far), *grey_conversion_remarks(kept, spec)],
     )
 
 

@@ -15,6 +15,7 @@ from kdx.folders.apart import require_apart_from_data
 from kdx.folders.bad_images import skip_bad
 from kdx.folders.data_folder import require_good
 from kdx.imaging.bands import require_whole_frames
+from kdx.imaging.grey_conversion import grey_conversion_remarks
 from kdx.imaging.images import read_image
 from kdx.progress import track
 from kdx.storage.files import refuse_existing, require_writable, write_atomic
@@ -120,7 +121,8 @@ def write_proposal(
     roi = RoiFrame.of(bundle.manifest).roi(mask)
     output.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(output, encode_roi(roi))
-    return Proposal(output, float(roi.included.mean()), bad, tuple(folder.remarks))
+    in_grey = grey_conversion_remarks(folder.good, bundle.manifest.camera)
+    return Proposal(output, float(roi.included.mean()), bad, (*folder.remarks, *in_grey))
 
 
 @dataclass(frozen=True)

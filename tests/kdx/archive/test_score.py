@@ -71,6 +71,7 @@ def archive(tmp_path: Path) -> Path:
     for index, name in enumerate(names):
         add_image(root / name, index)
     (root / "notes.txt").write_text("no image", encoding="utf-8")
+    shutil.copy(root / "a.png", root / "b/1_mask.png")  # of defects
     (root / ".hidden").mkdir()
     shutil.copy(root / "a.png", root / ".hidden/a.png")
     return root

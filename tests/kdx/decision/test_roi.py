@@ -371,7 +371,10 @@ def test_a_proposal_is_looked_at_and_set(cli, tiny_bundle, tmp_path):
     for number, image in enumerate(disc_images(6)):
         Image.fromarray(image[..., 0]).save(tmp_path / f"parts/{number}.png")
     options = ("--from-images", tmp_path / "parts", "-o", tmp_path / "roi.png")
+    blue = Image.open(tmp_path / "parts/0.png")
+    Image.merge("RGB", (blue, blue, blue.point(lambda value: value ^ 1))).save(tmp_path / "parts/0.png")
     found = cli("roi", bundle, *options, "--json").json
+    assert ("colour_for_mono", 1) in {(each["kind"], each["count"]) for each in found["remarks"]}
     assert found["included"] == pytest.approx(math.pi * 23**2 / 64**2, rel=0.15)
     assert open_bundle(bundle).manifest.roi_sha256 is None  # proposed, not set
     assert "exists already" in cli("roi", bundle, *options, code=2).stderr

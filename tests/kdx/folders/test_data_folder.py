@@ -13,7 +13,7 @@ from kd_train.datasets import open_data, open_defective
 from kdx.errors import DataError
 from kdx.folders.data_folder import FolderOptions, open_folder
 from kdx.folders.good_names import Named, by_name
-from kdx.folders.image_search import LeftOut, image_files, image_suffixes
+from kdx.folders.image_search import LeftOut, image_files, image_suffixes, walk_parts
 from kdx.workflows.many.catalog import read_catalog
 from kdx.workflows.predict import expand
 from tests.platforms import needs_links
@@ -498,3 +498,29 @@ def test_a_link_to_where_the_user_may_not_look_is_an_image_that_cannot_be_read(t
 
     monkeypatch.setattr(Path, "is_dir", guarded)
     assert image_files(tmp_path) == (tmp_path / "a.png", link)
+
+
+def test_masks_beside_images_are_no_parts_wherever_images_are_looked_for(tmp_path):
+    """NAME_mask of an image NAME is a mask, and so is ground_truth beside train or test."""
+    for name in ("good/1.png", "good/1_mask.png", "good/2_mask.png", "bad/3.png", "bad/3_MASK.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        Image.new("L", (8, 8)).save(tmp_path / name)
+    said = "1 mask of defects was left out: {}"
+    plain = open_folder(tmp_path / "good")
+    assert [path.name for path in plain.good] == ["1.png", "2_mask.png"]  # of no image: a part
+    assert [str(each) for each in plain.remarks] == [said.format("1_mask.png")]
+    assert [path.name for path in open_defective(tmp_path / "bad")] == ["3.png"]
+
+    left_out = LeftOut()
+    found = [path.relative_to(tmp_path).as_posix() for path in expand([tmp_path], left_out)]
+    assert found == ["bad/3.png", "good/1.png", "good/2_mask.png"]
+    assert left_out.first("mask") == ["bad/3_MASK.png", "good/1_mask.png"]
+
+    layout = tmp_path / "layout"
+    shutil.copytree(tmp_path / "good", layout / "train/good")
+    shutil.copytree(tmp_path / "bad", layout / "lots/1/test/bad")
+    shutil.copytree(tmp_path / "bad", layout / "lots/1/ground_truth/bad")
+    assert [path.name for path in open_folder(layout).good] == ["1.png", "2_mask.png"]
+    left_out = LeftOut()
+    assert list(walk_parts(layout, left_out)) == ["lots/1/test/bad/3.png", "train/good/1.png", "train/good/2_mask.png"]
+    assert left_out.count("mask") == 4

@@ -96,6 +96,11 @@ def test_copies_frames_without_a_part_and_unreadable_files_are_no_repetitions(bu
     part = photograph(cells / "00.png", tmp_path / "part", 12)
     before = repeat(bundle_copy, part, "onnxruntime-cpu")
     assert {each.kind for each in before.remarks} >= {"few_images"}
+    grey = Image.open(part / "002.png").convert("L")
+    Image.merge("RGB", (grey, grey, grey.point(lambda value: value ^ 1))).save(part / "blue.png")
+    coloured = repeat(bundle_copy, part, "onnxruntime-cpu").remarks
+    assert [Path(each.first[0]).name for each in coloured if each.kind == "colour_for_mono"] == ["blue.png"]
+    (part / "blue.png").unlink()
     shutil.copy(part / "000.png", part / "copy.png")
     Image.new("L", (64, 64), 0).save(part / "lamp-off.png")
     (part / "torn.png").write_bytes((part / "001.png").read_bytes()[:200])
