@@ -101,8 +101,11 @@ class FakeQuantizer(TorchFunctionMode):
         operation = _OPERATIONS.get(func)
         if operation is not None and self._calling:
             kind, compute = operation
+            number = _added_number(*args, **(kwargs or {})) if kind == "Add" else None
+            if number == 0:  # the exporter leaves such an addition out
+                return func(*args, **(kwargs or {}))
             name = self._name_of_call(kind)
-            if name in self.plan.nodes:
+            if name in self.plan.nodes and number is None:
                 self.met.add(name)
                 return self.compute(name, partial(compute, func, self.plan.nodes[name]), args, kwargs or {})
         return func(*args, **(kwargs or {}))
@@ -133,6 +136,11 @@ class FakeQuantizer(TorchFunctionMode):
     def _leave_module(self, module: nn.Module, _inputs: Any, _output: Any) -> None:
         if id(module) in self._names:
             self._calling.pop()
+
+
+def _added_number(input: Any, other: Any, **_options: Any) -> float | None:  # noqa: A002
+    """Return the number that an addition has as one of its operands; None for two tensors."""
+    return next((each for each in (input, other) if not isinstance(each, Tensor)), None)
 
 
 def _convolve(

@@ -132,8 +132,9 @@ def fake_quantize_parameters(
     axis = 1 if is_transposed else 0
     with torch.no_grad():
         by_output = weight.detach().movedim(axis, 0)
-        # The kernels of depthwise convolutions add in 32 bits.
-        is_depthwise = groups > 1 and by_output.shape[1] == 1
+        # The kernels of depthwise convolutions add in 32 bits, but not where a group has several
+        # outputs: those are computed as products of matrices.
+        is_depthwise = groups > 1 and by_output.shape[1] == 1 and len(by_output) == groups
         steps = weight_steps(by_output, step.scale, bias, is_depthwise=is_depthwise)
     by_axis = steps.reshape([-1 if each == axis else 1 for each in range(weight.ndim)])
     if bias is not None:

@@ -11,7 +11,9 @@ by the certificate of a bundle, which compares answers at other sizes.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
+import numpy as np
 from onnx import ModelProto, TensorProto, helper, numpy_helper, shape_inference
 
 TRACED_BATCH = 11
@@ -39,10 +41,10 @@ def set_batch(model: ModelProto, batch: int | None) -> bool:
     if any(value.type.tensor_type.shape.dim[0].dim_value != TRACED_BATCH for value in values):
         return False
     traced = _shapes_at(model, TRACED_BATCH)
-    shapes = _shapes_of_batches(model)
-    for tensor in shapes:
+    shapes = _shapes_of_batches(model, traced)
+    for tensor in shapes or ():
         _set_first(tensor, -1)
-    if not all(_follow(traced, _shapes_at(model, each), each) for each in _CHECKED_BATCHES):
+    if shapes is None or not all(_follow(traced, _shapes_at(model, each), each) for each in _CHECKED_BATCHES):
         return False
     for value in values:
         dimension = value.type.tensor_type.shape.dim[0]
@@ -56,15 +58,28 @@ def set_batch(model: ModelProto, batch: int | None) -> bool:
     return True
 
 
-def _shapes_of_batches(model: ModelProto) -> list[TensorProto]:
-    """Return the constant shapes of ``Reshape`` that begin with the traced batch size."""
-    reshapes = {node.input[1] for node in model.graph.node if node.op_type == "Reshape"}
-    sizes = {each.name: numpy_helper.to_array(each) for each in model.graph.initializer if each.name in reshapes}
-    return [
-        each
-        for each in model.graph.initializer
-        if each.name in sizes and sizes[each.name][:1] == TRACED_BATCH and -1 not in sizes[each.name]
-    ]
+def _shapes_of_batches(model: ModelProto, traced: Mapping[str, tuple[int, ...]]) -> list[TensorProto] | None:
+    """Return the constant shapes of ``Reshape`` that begin with the traced batch size.
+
+    A size of -1 in them is replaced by the size it had when the graph was traced: at another batch
+    size it would divide other numbers of values by the traced one. None if it had several sizes.
+    """
+    wanted: dict[str, set[tuple[int, ...]]] = {}
+    for node in model.graph.node:
+        if node.op_type == "Reshape":
+            wanted.setdefault(node.input[1], set()).add(traced.get(node.output[0], ()))
+    found = []
+    for tensor in model.graph.initializer:
+        sizes = numpy_helper.to_array(tensor) if tensor.name in wanted else None
+        if sizes is None or sizes[:1] != TRACED_BATCH:
+            continue
+        if -1 in sizes:
+            shape, *others = wanted[tensor.name]
+            if others or len(shape) != len(sizes):
+                return None
+            tensor.CopyFrom(numpy_helper.from_array(np.array(shape, dtype=sizes.dtype), tensor.name))
+        found.append(tensor)
+    return found
 
 
 def _set_first(tensor: TensorProto, size: int) -> None:

@@ -179,10 +179,17 @@ def _name_nodes(model: ModelProto) -> None:
     taken: Counter[str] = Counter()
     renamed: dict[str, str] = {}
     kept = {value.name for value in model.graph.output}
-    for node in model.graph.node:
+    modules: list[str] = []
+    of_consumers: dict[str, str] = {}
+    for node in reversed(model.graph.node):
         scopes = next((p.value for p in node.metadata_props if p.key == "pkg.torch.onnx.name_scopes"), "[]")
-        # The last scope is the operation itself, the first the root.
+        # The last scope is the operation itself, the first the root. Operations with several
+        # outputs (Split) have none: they get that of what takes one of these outputs.
         module = next(iter(ast.literal_eval(scopes)[-2:-1]), "")
+        module = module or next((found for name in node.output if (found := of_consumers.get(name))), "")
+        of_consumers.update(dict.fromkeys(node.input, module))
+        modules.append(module)
+    for node, module in zip(model.graph.node, reversed(modules), strict=True):
         name = f"{module}/{node.op_type}"
         taken[name] += 1
         node.name = name if taken[name] == 1 else f"{name}_{taken[name]}"

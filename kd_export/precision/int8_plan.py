@@ -44,6 +44,7 @@ from kd_export.precision.activations import CONVOLUTIONS, activations
 from kd_export.precision.ranges import accurate_steps, measure_ranges
 from kdx.bundle.graph_contract import PAIR
 from kdx.errors import GateError
+from kdx.imaging.samples import evenly
 
 # Operations whose output is not negative where no input is.
 _OF_ITS_INPUTS = frozenset({"Concat", "MaxPool", "AveragePool", "GlobalAveragePool"})
@@ -94,7 +95,7 @@ def plan_int8(
         shares = {
             name: [graph.step(name, largest * share) for share in _CLIPPED_AT] for name, largest in ranges.items()
         }
-        best = accurate_steps(model, shares, images[:: -(-len(images) // _COMPARED)], most=_MOST_ERROR)
+        best = accurate_steps(model, shares, images[evenly(range(len(images)), _COMPARED)], most=_MOST_ERROR)
         ranges = {name: ranges[name] * _CLIPPED_AT[shares[name].index(step)] for name, step in best.items()}
     steps = {name: graph.step(name, headroom * largest) for name, largest in ranges.items()}
     return Int8Plan({node: tuple(steps[name] for name in names) for node, names in sources.items()})

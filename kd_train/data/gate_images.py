@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from kd_train.data.synthetic import KINDS, draw_within
 from kdx.imaging.images import InputSpec
-from kdx.imaging.samples import read_sample
+from kdx.imaging.samples import evenly, read_sample
 from kdx.imaging.tiling import Tiling
 
 # If none of 400 verdicts flips, the rate of flips is below 0.75 % with 95 % confidence.
@@ -43,8 +43,7 @@ class GoodImages:
     """
 
     def __init__(self, paths: Sequence[Path], spec: InputSpec, tiling: Tiling | None = None) -> None:
-        step = max(1, -(-len(paths) // _MOST))
-        self._paths = list(paths)[::step]
+        self._paths = evenly(paths, _MOST)
         self._spec, self._tiling = spec, tiling
         self._each = 1 if tiling is None else min(_TILES_EACH, tiling.count)
 

@@ -15,6 +15,7 @@ from kdx.errors import ImageError
 from kdx.folders.data_folder import ImageFolder, TestImage
 from kdx.imaging.images import InputSpec, encode_png, read_header, read_image
 from kdx.imaging.masks import read_mask
+from kdx.imaging.samples import evenly
 from kdx.remarks import Remark, remark
 
 _GOOD = 4
@@ -31,10 +32,10 @@ def choose_golden(
     the folder has a test split. Where images are judged in tiles, the tile around the defect is
     taken if there is a mask, otherwise the tile in the middle.
     """
-    good = [(record.path, None) for record in _spread(held_out, _GOOD)]
+    good = [(record.path, None) for record in evenly(held_out, _GOOD)]
     types = sorted({image.defect_type for image in folder.test if image.is_defective})
     first = [next(image for image in folder.test if image.defect_type == kind) for kind in types]
-    defective = [(image.path, image) for image in _spread(first, _DEFECTIVE)]
+    defective = [(image.path, image) for image in evenly(first, _DEFECTIVE)]
     golden: dict[str, bytes] = {}
     for kind, chosen in (("good", good), (_DEFECTIVE_NAME, defective)):
         for path, image in chosen:
@@ -92,9 +93,3 @@ def _tile(path: Path, image: TestImage | None, spec: InputSpec) -> NDArray[np.ui
         for middle, part, full in zip(centre, (spec.height, spec.width), (height, width), strict=True)
     )
     return np.ascontiguousarray(whole[row : row + spec.height, column : column + spec.width])
-
-
-def _spread(items: Sequence, count: int) -> list:  # type: ignore[type-arg]
-    if len(items) <= count:
-        return list(items)
-    return [items[round(i * (len(items) - 1) / (count - 1))] for i in range(count)]

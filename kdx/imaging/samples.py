@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import msgspec
 import numpy as np
@@ -11,6 +13,15 @@ from numpy.typing import NDArray
 
 from kdx.imaging.images import InputSpec, read_header, read_image
 from kdx.imaging.tiling import Tiling
+
+T = TypeVar("T")
+
+
+def evenly(items: Sequence[T], most: int) -> list[T]:
+    """Return up to ``most`` of some things, evenly spread from the first to the last."""
+    if len(items) <= most:
+        return list(items)
+    return [items[round(index * (len(items) - 1) / max(1, most - 1))] for index in range(most)]
 
 
 def read_sample(path: Path, spec: InputSpec, tiling: Tiling | None = None, place: float = 0.0) -> NDArray[np.uint8]:

@@ -113,7 +113,7 @@ def judge(
         decided: Further images that must keep their verdicts, like golden images with thresholds.
     """
     reference, scores = golden
-    if not np.isfinite(scores).all():
+    if not (np.isfinite(reference).all() and np.isfinite(scores).all()):
         return not_finite(runtime)
     compared, flips = (
         _flips(reference, scores, evidence.thresholds, limits.margin)
@@ -206,7 +206,7 @@ def _judge_verdicts(
     """Compare verdicts on held-out images and synthetic defects, and name exceeded limits."""
     if reference.missing:
         return None, [reference.missing]
-    if not (np.isfinite(variant.good).all() and np.isfinite(variant.defects).all()):
+    if not all(np.isfinite(each).all() for of in (reference, variant) for each in (of.good, of.defects)):
         return None, ["scores of held-out images that are not finite"]
     found = compare_verdicts(reference, variant)
     count = found.good + found.defects
@@ -231,7 +231,7 @@ def _judge_verdicts(
             f"{limits.missed:.0%}"
         )
     fall = max(limits.auroc, limits.passed_by / found.frames)
-    if found.auroc < found.auroc_reference - fall:
+    if not found.auroc >= found.auroc_reference - fall:
         faults.append(
             f"image AUROC on synthetic defects {100 * found.auroc:.2f}, FP32 has {100 * found.auroc_reference:.2f}; "
             f"it may fall by {100 * fall:.2g} points"

@@ -95,6 +95,13 @@ def test_depthwise_convolutions_keep_8_bits() -> None:
     assert (weight_steps(weights, 1.0) * 127).tolist() == pytest.approx([2.0])
 
 
+@pytest.mark.parametrize(("outputs", "is_depthwise"), [(4, True), (8, False)])
+def test_only_convolutions_of_one_output_a_group_are_computed_as_depthwise(outputs, is_depthwise) -> None:
+    weights = random_weights((outputs, 1, 3, 3))
+    steps = fake_quantize_parameters(weights, None, step_of(1.0, "non-negative"), groups=4).steps
+    assert torch.equal(steps, weight_steps(weights, 1 / 255, is_depthwise=is_depthwise))
+
+
 def test_biases_fit_into_32_bits() -> None:
     weights = torch.tensor([1e-12, 1.0, 0.0]).reshape(3, 1, 1, 1)
     bias = torch.tensor([3.0, 3.0, -3.0])

@@ -114,6 +114,33 @@ def test_other_uses_of_the_traced_size_are_refused(model: ModelProto, batch: int
     assert not set_batch(copy, batch)
 
 
+@pytest.mark.parametrize("sizes", [[TRACED_BATCH, -1], [TRACED_BATCH, 1, -1]])
+def test_a_size_that_was_left_open_is_that_of_the_trace(sizes: list[int]) -> None:
+    """With 22 values an image, 11 times as many are 11 rows of any batch: -1 would hide it."""
+    values = [
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, [TRACED_BATCH, *rest])
+        for name, rest in (("images", (2, 11)), ("scores", (1,) * (len(sizes) - 1)))
+    ]
+    tensors = [numpy_helper.from_array(np.array(sizes), "sizes")]
+    tensors.append(numpy_helper.from_array(np.array([len(sizes) - 1]), "axes"))
+    made = helper.make_graph([FLAT, largest("flat")], "graph", values[:1], values[1:], tensors)
+    model = helper.make_model(made, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+    assert set_batch(model, None)
+    assert numpy_helper.to_array(model.graph.initializer[0]).tolist() == [-1, *sizes[1:-1], 22]
+
+
+def test_one_open_size_of_two_values_is_not_known() -> None:
+    model = graph(
+        helper.make_node("Reshape", ["images", "sizes"], ["flat"]),
+        helper.make_node("Concat", ["flat", "flat"], ["twice"], axis=1),
+        helper.make_node("Reshape", ["twice", "sizes"], ["again"]),
+        largest("again"),
+        sizes=np.array([TRACED_BATCH, -1]),
+        axes=AXES,
+    )
+    assert not set_batch(model, None)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_is_traced_once(method: str, traced: list[int], tmp_path) -> None:
@@ -147,6 +174,41 @@ def _numbered(model: ModelProto) -> str:
         weights[name].name = number
         graph.initializer.append(weights[name])
     return str(model)
+
+
+class Halves(nn.Module):
+    """A pair whose networks split their channels, and weight them over all pixels."""
+
+    mean, std = (0.5,) * 3, (0.25,) * 3
+    spec = PairSpec((MapSpec((Tap("teacher"),), Combine.SUM),))
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.teacher, self.student = (nn.Conv2d(3, 4, 3, padding=1) for _ in range(2))
+
+    def forward(self, x):
+        features = []
+        for network in (self.teacher, self.student):
+            one, other = network(x).split(2, dim=1)
+            weights = torch.softmax(one.reshape(len(one), -1), 1).reshape(one.shape)
+            features.append(weights * other)
+        return [tuple(features)]
+
+
+@pytest.mark.slow
+def test_split_channels_and_open_sizes_are_right_at_every_batch_size(traced: list[int], tmp_path) -> None:
+    pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
+    from kdx.runtime.onnxruntime.cpu import OnnxRuntimeCpu
+
+    torch.manual_seed(0)
+    detector = fuse_pair(Halves(), InputSpec(height=44, width=44), 44)  # 11 divides the pixels
+    export_onnx(detector, tmp_path / "model.onnx", max_batch=8, metadata={})
+    assert traced == [TRACED_BATCH]
+    with OnnxRuntimeCpu(Graph.of(tmp_path / "model.onnx")) as backend:
+        for count in (1, 3, 7):
+            images = solar_cells(count, (44, 44))
+            maps = detector(torch.from_numpy(images))[0].numpy()
+            assert np.abs(backend.run(images).maps - maps).max() <= FP32.map * np.ptp(maps)
 
 
 class Folded(nn.Module):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.util
+import io
 import os
 import platform
 import subprocess
@@ -9,10 +11,13 @@ import sys
 
 import numpy as np
 import onnx
+import onnxruntime as ort
 import pytest
-from onnx import numpy_helper
+import torch
+from onnx import TensorProto, helper, numpy_helper
 
-from kd_export.precision.quantize import quantize
+from kd_export.graph.int8 import Int8Plan, fake_quantize, fake_quantize_parameters, step_of
+from kd_export.precision.quantize import quantize, quantize_by
 from kd_export.precision.runners import run_onnxruntime, runtimes
 from tests.images import solar_cells
 
@@ -48,6 +53,46 @@ def test_a_dead_channel_keeps_its_bias_in_every_runtime(compact) -> None:
     for name, run in runtimes().items():
         noise = np.square(run(quantised, images).maps - exact).sum() / np.square(exact).sum()
         assert noise < 1e-3, name
+
+
+@pytest.mark.parametrize("outputs", [16, 32, 64])
+def test_depthwise_convolutions_with_several_outputs_a_channel_overflow_nowhere(outputs) -> None:
+    """Both runtimes compute them as products of matrices, with sums in 16 bits without VNNI."""
+    weight = torch.full((outputs, 1, 3, 3), 0.9)
+    last = torch.rand(8, outputs, 1, 1, generator=torch.Generator().manual_seed(0))
+    image = torch.ones(1, 16, 8, 8)
+    step = step_of(1.0, "non-negative")
+    values = fake_quantize_parameters(weight, None, step, groups=16)
+    inner = torch.relu(torch.conv2d(fake_quantize(image, step), values.weight, padding=1, groups=16))
+    second = step_of(float(inner.max()), "non-negative")
+    expected = torch.conv2d(fake_quantize(inner, second), fake_quantize_parameters(last, None, second).weight).numpy()
+
+    nodes = [
+        helper.make_node("Relu", ["image"], ["a"], name="pair.r/Relu"),
+        helper.make_node("Conv", ["a", "one"], ["b"], name="pair.c/Conv", group=16, pads=[1] * 4),
+        helper.make_node("Relu", ["b"], ["c"], name="pair.s/Relu"),
+        helper.make_node("Conv", ["c", "other"], ["y"], name="pair.d/Conv"),
+    ]
+    ends = [
+        helper.make_tensor_value_info(*each)
+        for each in (("image", TensorProto.FLOAT, [1, 16, 8, 8]), ("y", TensorProto.FLOAT, [1, 8, 8, 8]))
+    ]
+    weights = [numpy_helper.from_array(each.numpy(), name) for each, name in ((weight, "one"), (last, "other"))]
+    model = helper.make_model(
+        helper.make_graph(nodes, "graph", ends[:1], ends[1:], weights),
+        opset_imports=[helper.make_opsetid("", 18)],
+        ir_version=10,
+    )
+    graph = quantize_by(model, Int8Plan({"pair.c/Conv": (step,), "pair.d/Conv": (second,)})).SerializeToString()
+    found = {"onnxruntime": ort.InferenceSession(graph).run(None, {"image": image.numpy()})[0]}
+    if importlib.util.find_spec("openvino"):
+        import openvino
+
+        core = openvino.Core()
+        compiled = core.compile_model(core.read_model(io.BytesIO(graph)), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+        found["openvino"] = compiled({0: image.numpy()})[0]
+    for name, values_found in found.items():
+        assert np.abs(values_found - expected).max() <= 0.005 * expected.max(), name
 
 
 _RUN = """

@@ -14,6 +14,7 @@ from kd_export.precision.runners import run_onnxruntime, runtimes
 from kdx.bundle.open import open_bundle
 from kdx.imaging.images import read_image
 from kdx.runtime.backend import Outputs
+from kdx.verification.held_out import HeldOutScores
 from kdx.verification.judge import Evidence, Judgement, judge
 from kdx.verification.tolerances import LIMITS, Limits
 
@@ -258,3 +259,18 @@ def test_runtimes_that_fail_alike_are_named_together() -> None:
         f"onnxruntime-cpu and openvino (figures of onnxruntime-cpu): {here}; onnxruntime-cpu: no evidence"
     )
     assert reason_of([judgement("onnxruntime-cpu"), judgement("openvino", there)]) == f"openvino: {there}"
+
+
+@pytest.mark.parametrize("of", ["golden", "good", "defects"])
+def test_scores_of_fp32_that_are_not_finite_pass_nothing(of) -> None:
+    """Comparisons with NaN are false: a variant that clips where FP32 overflows would pass."""
+    rng = np.random.default_rng(0)
+    good, defects, golden = rng.random(40), 1 + rng.random(120), rng.random(5)
+    spoiled = {"golden": golden.copy(), "good": good.copy(), "defects": defects.copy()}
+    spoiled[of][3] = np.nan
+    reference = HeldOutScores(spoiled["good"], spoiled["defects"])
+    found = judge(
+        "any", ANYTHING, Evidence(np.zeros((5, 1, 1, 1), np.uint8)), (spoiled["golden"], golden),
+        held_out=(reference, HeldOutScores(good, defects)),
+    )  # fmt: skip
+    assert any("not finite" in fault for fault in found.faults)
