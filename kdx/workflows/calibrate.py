@@ -11,7 +11,7 @@ import numpy as np
 from msgspec import UNSET
 from numpy.typing import NDArray
 
-from kdx.bundle.manifest import SIGNATURE
+from kdx.bundle.manifest import SIGNATURE, Manifest
 from kdx.bundle.open import open_bundle
 from kdx.bundle.stored_threshold import Threshold
 from kdx.bundle.variants import OWN_THRESHOLD
@@ -28,7 +28,8 @@ from kdx.folders.chosen_by_score import chosen_remarks
 from kdx.folders.data_folder import FolderOptions, require_good
 from kdx.loading.bundle_detector import detector_of
 from kdx.progress import SILENT, Progress
-from kdx.runtime.backend_table import BackendInfo, require_backends
+from kdx.remarks import Remark, remark
+from kdx.runtime.backend_table import BACKENDS, BackendInfo, require_backends
 from kdx.runtime.tiled import graph_backend
 from kdx.storage.files import require_writable
 from kdx.verification.comparison import compare_batch, describe_difference
@@ -164,12 +165,31 @@ def calibrate_each(
             found.own.setdefault(precision, {})[info.runtime] = own
     _add_others(bundle, found)
     level = fitted.level if fitted else None
-    found.remarks += [*left_out, *found.exact.remarks]
+    found.remarks += [*left_out, *found.exact.remarks, *_not_compared(bundle.manifest, found)]
     found.removed = _removed(bundle.manifest.threshold, found.exact.threshold)
     found.signature_removed = (bundle.path / SIGNATURE).is_file()
     exact = found.exact
     store_calibration(bundle, exact.threshold, found.thresholds(), level, exact.frame_limits, exact.chosen_by)
     return found
+
+
+def _not_compared(manifest: Manifest, found: Calibrations) -> list[Remark]:
+    """Return a remark on runtimes in which no gate has compared INT8 students with FP32.
+
+    Their golden answers were compared, which are those of the students themselves.
+    """
+    remarks = []
+    for precision, own in found.own.items():
+        if manifest.is_own_reference(precision):
+            judged = [each.runtime for each in manifest.variants[precision].judged]
+            where = f"in {' and '.join(judged)} only" if judged else "in no runtime"
+            text = (
+                f"[runtime has|runtimes have] a threshold of {precision} students whose decisions the export compared "
+                f"with those of FP32 {where}; to compare them here: kdx evaluate BUNDLE DATA --precision {precision}"
+            )
+            compared = {BACKENDS[name].runtime for name in judged if name in BACKENDS}
+            remarks += remark("not_compared_with_fp32", text, [runtime for runtime in own if runtime not in compared])
+    return remarks
 
 
 def _removed(before: Threshold | None, after: Threshold) -> list[str]:

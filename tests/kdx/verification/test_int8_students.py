@@ -16,10 +16,12 @@ from kdx.bundle.index import decode_index
 from kdx.bundle.manifest import GOLDEN_SCORES, INT8_MAPS, INT8_SCHEMA, INT8_SCORES, NEWEST_SCHEMA, SCHEMA
 from kdx.bundle.open import open_bundle
 from kdx.bundle.store import with_file, write_files, write_manifest
+from kdx.bundle.variants import Judged
 from kdx.errors import BackendError, BundleError
 from kdx.storage.npy import decode_array, encode_array
 from kdx.verification.golden import GoldenCheck, thresholds_of
 from kdx.verification.tolerances import INT8_STUDENTS, INT8_STUDENTS_WITHOUT_RESIDUALS, TOLERANCES, tolerances_of
+from kdx.workflows.calibrate import CalibrationRequest, calibrate_folder
 
 RUNTIMES = ["onnxruntime-cpu"] + (["openvino"] if util.find_spec("openvino") else [])
 REFUSED = r"does not decide here what was trained(.|\n)*int8, batch 1: scores off by "
@@ -230,3 +232,17 @@ def test_the_number_of_additions_is_kept(bundle) -> None:
     assert "residual_additions" not in (bundle / "bundle.json").read_text(encoding="utf-8")  # as of an earlier release
     write_manifest(bundle, with_additions(manifest, 0))
     assert open_bundle(bundle).manifest.provenance.int8.residual_additions == 0
+
+
+def test_calibration_names_runtimes_in_which_no_gate_compared_decisions(bundle, dataset) -> None:
+    """Golden answers of students are their own, so that they say nothing about defects."""
+    request = CalibrationRequest(0.2)
+    for judged in ([], ["onnxruntime-cpu"], RUNTIMES):
+        manifest = open_bundle(bundle).manifest
+        records = [Judged(runtime=name, compared=9, flips=0, score_max=0.1) for name in judged]
+        variant = msgspec.structs.replace(manifest.variants["int8"], judged=records)
+        write_manifest(bundle, msgspec.structs.replace(manifest, variants={**manifest.variants, "int8": variant}))
+        found = calibrate_folder(bundle, dataset, request)
+        named = [each.first for each in found.remarks if each.kind == "not_compared_with_fp32"]
+        missing = tuple(name.removesuffix("-cpu") for name in RUNTIMES if name not in judged)
+        assert named == ([missing] if missing else [])
