@@ -30,7 +30,7 @@ kdx_verdict &at(kdx_verdict *verdicts, std::size_t index, std::size_t step) {
 std::size_t step_of(kdx_verdict *verdicts, std::size_t count) {
     if (is_size(verdicts->struct_size, kFirstVerdict)) return verdicts->struct_size;
     for (const auto published : {sizeof(kdx_verdict), kSecondVerdict, kFirstVerdict})
-        if (count > 1 && count <= kMostImages && at(verdicts, 1, published).struct_size == published) return published;
+        if (count > 1 && at(verdicts, 1, published).struct_size == published) return published;
     return 0;
 }
 
@@ -40,11 +40,10 @@ bool is_size(std::uint32_t size, std::size_t first) { return size >= first && si
 
 void reset_verdicts(kdx_verdict *verdicts, std::size_t count) noexcept {
     if (!verdicts) return;
-    const auto size = verdicts->struct_size;
+    if (count > kMostImages) count = 1;  // not the length of the array
     const auto step = step_of(verdicts, count);
     for (std::size_t i = 0; i < (step ? count : std::min<std::size_t>(count, 1)); ++i) {
         auto &verdict = at(verdicts, i, step);
-        if (count > kMostImages && verdict.struct_size != size) return;
         reset(verdict);
         if (step >= kSecondVerdict) verdict.reason = KDX_REASON_NONE;
         if (step >= sizeof verdict) {

@@ -23,10 +23,9 @@ constexpr std::size_t kSecondVerdict = offsetof(kdx_verdict, relative_score);
 // of uninitialised memory.
 bool is_size(std::uint32_t size, std::size_t first);
 
-// Makes verdicts undecided, with NaN as their numbers. If neither the first nor the second verdict
-// has a valid size, only the first is written, because the distance between verdicts is not known.
-// If count exceeds kMostImages, verdicts are written only as long as they have the size of the
-// first, because the array may be shorter than count.
+// Makes verdicts undecided, with NaN as their numbers. Only the first is written if neither the
+// first nor the second has a valid size, because the distance between verdicts is not known, and if
+// count exceeds kMostImages, because the array may be shorter than count.
 void reset_verdicts(kdx_verdict *verdicts, std::size_t count) noexcept;
 
 // Fills maps with NaN, except those without data or with rows that overlap. maps may be null.

@@ -16,6 +16,7 @@ import time
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 
 import msgspec
 import pytest
@@ -25,6 +26,7 @@ import kdx
 from kdx.bundle.open import open_bundle
 from kdx.bundle.store import write_manifest
 from tests.embed.build import EMBED, REASONS, missing, run
+from tests.schema1 import FIXTURES, old_bundle
 from tests.spoiled import spoil, spoiled_image
 
 pytestmark = pytest.mark.skipif(bool(missing()), reason=missing())
@@ -52,6 +54,16 @@ def test_the_minimal_programs_judge_a_frame(built, bundle, tmp_path):
         assert float(done.stdout.split()[-1]) == pytest.approx(expected.score, rel=1e-4)
         refused = run(built / "examples" / program, tmp_path / "no.kdx", tmp_path / "frame.raw", code=2)
         assert "there is no bundle" in refused.stderr
+
+
+@pytest.mark.parametrize("program", ["minimal_c", "minimal_cpp"])
+def test_the_minimal_programs_refuse_a_file_of_another_size(built, bundle, tmp_path, program):
+    pixels = open_bundle(bundle).golden().images[0].tobytes()
+    for wrong in (pixels[:-1], pixels + b"\0", 3 * pixels):
+        (tmp_path / "frame.raw").write_bytes(wrong)
+        refused = run(built / "examples" / program, bundle, tmp_path / "frame.raw", code=2)
+        assert not refused.stdout
+        assert "does not have the size of a frame" in refused.stderr
 
 
 def check_line(done: subprocess.CompletedProcess[str], parts: int) -> list[dict]:
@@ -113,7 +125,29 @@ def test_the_cpp_line_answers_for_every_part(built, bundle, frames):
     flooded = check_line(run(program, bundle, frames, "--frames", 3000, *FLOODED, code=1), 3000)
     require_undecided([line for line in flooded if "why" in line], "dropped")
     assert "no option" in run(program, bundle, frames, "--speed", 3, code=2).stderr
-    assert "above 0" in run(program, bundle, frames, "--timeout-ms", "nan", code=2).stderr
+
+
+WRONG_NUMBERS = (
+    ("--frames", "5x"),
+    ("--frames", "1.5"),
+    ("--frames", "-1"),
+    ("--queue", "-1"),
+    ("--queue", "0"),
+    ("--queue", "4 frames"),
+    ("--queue", ""),
+    ("--timeout-ms", "nan"),
+    ("--timeout-ms", "200ms"),
+    ("--fps", "0"),
+    ("--threads", "two"),
+)
+
+
+@pytest.mark.parametrize(("option", "value"), WRONG_NUMBERS)
+def test_the_cpp_line_refuses_numbers_that_mean_nothing(built, tmp_path, option, value):
+    # Before anything is read: there is no bundle.
+    refused = run(built / "examples/line_cpp", tmp_path, tmp_path, option, value, code=2).stderr
+    assert option in refused
+    assert "must be" in refused
 
 
 def test_the_cpp_line_takes_no_late_verdict(built, bundle, frames):
@@ -153,7 +187,6 @@ def test_the_python_line_answers_for_every_part(bundle, frames):
     assert all(line["ms"] >= line["waited_ms"] for line in lines)
     flooded = check_line(run(*program, "--frames", 3000, *FLOODED, code=1), 3000)
     require_undecided([line for line in flooded if "why" in line], "dropped")
-    assert "above 0" in run(*program, "--timeout-ms", "nan", code=2).stderr
 
 
 def test_the_python_line_takes_no_late_verdict(bundle, frames):
@@ -162,16 +195,41 @@ def test_the_python_line_takes_no_late_verdict(bundle, frames):
     assert "0 judged: none; 20 unanswered in time" in late.stderr
 
 
-def test_a_verdict_that_the_python_line_gets_too_late_is_no_verdict(capsys):
-    # Without a watchdog, and without a clock that runs.
-    spec = importlib.util.spec_from_file_location("line", EMBED / "examples/line_python/line.py")
-    line = importlib.util.module_from_spec(spec)
-    sys.modules["line"] = line  # dataclasses look it up
+@pytest.fixture(scope="module")
+def line() -> ModuleType:
+    """The program in Python as a module."""
+    spec = importlib.util.spec_from_file_location("line", PYTHON_LINE[-1])
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["line"] = module  # dataclasses look it up
     try:
-        spec.loader.exec_module(line)
+        spec.loader.exec_module(module)
     finally:
         del sys.modules["line"]
+    return module
 
+
+@pytest.mark.parametrize(("option", "value"), WRONG_NUMBERS)
+def test_the_python_line_refuses_numbers_that_mean_nothing(line, tmp_path, monkeypatch, capsys, option, value):
+    monkeypatch.setattr(sys, "argv", ["line.py", str(tmp_path), str(tmp_path), option, value])
+    with pytest.raises(SystemExit, match=r"^2$"):
+        line.main()
+    assert option in capsys.readouterr().err
+
+
+def test_the_python_line_reads_whole_frames_where_they_are_judged_in_tiles(line, tmp_path):
+    bundle, images = old_bundle("tiled", tmp_path), sorted((FIXTURES / "images").glob("frame-*.png"))
+    (tmp_path / "frames").mkdir()
+    for image in images:
+        shutil.copy(image, tmp_path / "frames")
+    manifest = open_bundle(bundle).manifest
+    frame = (manifest.camera.height, manifest.camera.width, manifest.camera.channels)
+    assert frame[:2] != (manifest.input.height, manifest.input.width)
+    pictures = line.read_pictures(str(bundle), str(tmp_path / "frames"))
+    assert [picture.shape for picture in pictures] == [frame] * len(images)
+
+
+def test_a_verdict_that_the_python_line_gets_too_late_is_no_verdict(line, capsys):
+    # Without a watchdog, and without a clock that runs.
     def answered(age_ms: float) -> dict:
         class Aged(line.Waiting):
             def age_ms(self) -> float:
@@ -218,7 +276,7 @@ def test_the_python_line_serves_metrics(bundle, frames):
 def test_the_python_line_outlives_its_inference_process(bundle, frames):
     line = subprocess.Popen(
         [sys.executable, EMBED / "examples/line_python/line.py", bundle, frames, "--backend", "onnxruntime-cpu",
-         "--fps", "30", "--frames", "1000000", "--queue", "2", "--timeout-ms", "3600000"],
+         "--fps", "30", "--frames", "0", "--queue", "2", "--timeout-ms", "3600000"],
         stdout=subprocess.PIPE, encoding="utf-8",
     )  # fmt: skip
     assert line.stdout is not None

@@ -33,8 +33,10 @@
 #include <map>
 #include <mutex>
 #include <optional>
+#include <sstream>
 #include <string>
 #include <thread>
+#include <type_traits>
 #include <vector>
 
 namespace {
@@ -48,8 +50,7 @@ void stop(int) { stopping = true; }
 struct Settings {
     std::string bundle, frames;
     double fps = 20, timeout_ms = 200;
-    long count = 100;
-    std::size_t queue = 4;
+    long count = 100, queue = 4;
     kdx::Options options;
 };
 
@@ -258,6 +259,17 @@ void watch(Gate &gate, const std::atomic<bool> &done) {
     }
 }
 
+// Reads a number and nothing after it: std::stol alone would take "5x" for 5.
+template <class Number>
+Number number_of(const std::string &option, const std::string &value) {
+    std::istringstream text(value);
+    const auto kind = std::is_integral_v<Number> ? " must be a whole number" : " must be a number";
+    Number number{};
+    if (!(text >> number) || text.peek() != std::istringstream::traits_type::eof())
+        throw std::runtime_error(option + kind + ", not '" + value + "'");
+    return number;
+}
+
 Settings settings_of(int argc, char **argv) {
     if (argc < 3 || argc % 2 == 0)
         throw std::runtime_error(
@@ -268,15 +280,15 @@ Settings settings_of(int argc, char **argv) {
     for (int i = 3; i < argc; i += 2) {
         const std::string name = argv[i], value = argv[i + 1];
         if (name == "--fps")
-            settings.fps = std::stod(value);
+            settings.fps = number_of<double>(name, value);
         else if (name == "--frames")
-            settings.count = std::stol(value);
+            settings.count = number_of<long>(name, value);
         else if (name == "--queue")
-            settings.queue = std::stoul(value);
+            settings.queue = number_of<long>(name, value);
         else if (name == "--timeout-ms")
-            settings.timeout_ms = std::stod(value);
+            settings.timeout_ms = number_of<double>(name, value);
         else if (name == "--threads")
-            settings.options.threads = std::stoi(value);
+            settings.options.threads = number_of<int>(name, value);
         else if (name == "--backend")
             settings.options.backend = value;
         else if (name == "--precision")
@@ -286,8 +298,7 @@ Settings settings_of(int argc, char **argv) {
         else
             throw std::runtime_error("there is no option " + name);
     }
-    // The conditions are negated so that NaN is an error too.
-    if (!(settings.fps > 0) || settings.queue < 1 || !(settings.timeout_ms > 0) || settings.count < 0)
+    if (settings.fps <= 0 || settings.queue < 1 || settings.timeout_ms <= 0 || settings.count < 0)
         throw std::runtime_error("--fps, --queue and --timeout-ms must be above 0, --frames must be at least 0");
     return settings;
 }
@@ -304,7 +315,7 @@ int main(int argc, char **argv) try {
     if (*detector.describe().said) std::fprintf(stderr, "%s\n", detector.describe().said);
     // The first call is slow, and a wrong image size is detected before the line starts.
     detector(pictures.front().image());
-    Queue queue(settings.queue);
+    Queue queue(static_cast<std::size_t>(settings.queue));
     Gate gate(settings.timeout_ms);
     std::atomic<bool> done{false};
     std::thread watchdog([&] { watch(gate, done); });

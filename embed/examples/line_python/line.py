@@ -3,6 +3,8 @@
     python line.py BUNDLE FRAMES [--fps 20] [--frames 100] [--queue 4] [--timeout-ms 200]
                                  [--threads 1]
 
+The line stops after --frames frames; with 0 it runs until it is interrupted.
+
 The camera (here: a folder of images in a loop) writes its frames into shared memory, and the
 inference process reads them there. So no pixel is copied between processes, and a crash of the
 runtime does not stop the line. If frames arrive faster than they are judged, the OLDEST waiting
@@ -134,6 +136,7 @@ class Line:
 
     def __init__(self, arguments: argparse.Namespace, pictures: list[NDArray[np.uint8]]) -> None:
         self.arguments, self.pictures = arguments, pictures
+        self.frames = arguments.frames or math.inf
         # The frames that wait, the one that is judged, and one for the camera to write to.
         self.shape = (arguments.queue + 2, *pictures[0].shape)
         self.memory = SharedMemory(create=True, size=int(np.prod(self.shape)))
@@ -163,17 +166,17 @@ class Line:
                 print("the inference process did not start", file=sys.stderr)
                 return 2
         next_capture, part = time.perf_counter(), 0
-        while part < self.arguments.frames or self.queue or self.judging:
+        while part < self.frames or self.queue or self.judging:
             if self.failed_starts == MOST_FAILED_STARTS:
                 print("the inference process does not start again", file=sys.stderr)
                 return 2
             now = time.perf_counter()
-            if part < self.arguments.frames and now >= next_capture:
+            if part < self.frames and now >= next_capture:
                 self.capture(part)
                 part, next_capture = part + 1, next_capture + period
             self.answer_late()
             self.hand_over()
-            is_over = part == self.arguments.frames
+            is_over = part == self.frames
             self.listen(POLL_SECONDS if is_over else min(POLL_SECONDS, max(0.0, next_capture - time.perf_counter())))
         return self.summary()
 
@@ -253,7 +256,7 @@ class Line:
 
 def read_pictures(bundle: str, folder: str) -> list[NDArray[np.uint8]]:
     """Read the images of the simulated camera."""
-    spec = kdx.open_bundle(bundle).manifest.input
+    spec = kdx.open_bundle(bundle).manifest.camera  # `input` is a tile where large frames are divided
     paths = sorted(path for path in Path(folder).iterdir() if path.is_file())
     pictures = [kdx.read_image(path, spec) for path in paths]
     if not pictures:
@@ -267,7 +270,7 @@ def main() -> int:
     parser.add_argument("bundle")
     parser.add_argument("folder", metavar="FRAMES")
     parser.add_argument("--fps", type=float, default=20.0)
-    parser.add_argument("--frames", type=int, default=100)
+    parser.add_argument("--frames", type=int, default=100, help="stop after as many frames; 0: never")
     parser.add_argument("--queue", type=int, default=4)
     parser.add_argument("--timeout-ms", type=float, default=200.0)
     parser.add_argument("--threads", type=int, default=1)
@@ -275,8 +278,8 @@ def main() -> int:
     parser.add_argument("--metrics-port", type=int, default=0, help="serve Prometheus metrics of judged parts there")
     arguments = parser.parse_args()
     # The condition is negated so that NaN is an error too: with NaN no verdict would be late.
-    if not (arguments.fps > 0 and arguments.timeout_ms > 0 and arguments.queue > 0):
-        parser.error("--fps, --timeout-ms and --queue must be above 0")
+    if not (arguments.fps > 0 and arguments.timeout_ms > 0 and arguments.queue > 0 and arguments.frames >= 0):
+        parser.error("--fps, --timeout-ms and --queue must be above 0, --frames must be at least 0")
     try:
         pictures = read_pictures(arguments.bundle, arguments.folder)
     except kdx.KdxError as error:

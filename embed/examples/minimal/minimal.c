@@ -15,7 +15,7 @@ int main(int argc, char **argv) {
     size_t size = (size_t)takes.height * takes.width * takes.channels;
     uint8_t *frame = malloc(size);
     FILE *file = fopen(argv[2], "rb");
-    if (!frame || !file || fread(frame, 1, size, file) != size)
+    if (!frame || !file || fread(frame, 1, size, file) != size || fgetc(file) != EOF)
         return fprintf(stderr, "the file does not have the size of a frame\n"), 2;
     const kdx_image image = {frame, takes.height, takes.width, takes.format, 0};
     if (kdx_infer(detector, &image, &verdict, NULL) != KDX_OK) return fprintf(stderr, "%s\n", kdx_last_error()), 2;

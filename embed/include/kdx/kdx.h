@@ -15,8 +15,9 @@
  *     other arguments, and again when it fails, every verdict becomes KDX_UNDECIDED with a score,
  *     threshold and margin of NaN, and with no relative score and p-value if its struct_size is
  *     valid. After an error every map holds NaN, a description is empty, a self-test has not
- *     passed, and there are 0 regions. Two things cannot be written: an output whose pointer is
- *     null, and a map when the detector is null or the map's row_stride is too small.
+ *     passed, and there are 0 regions. Some things cannot be written: an output whose pointer is
+ *     null, a map when the detector is null or the map's row_stride is too small, and what follows
+ *     the first verdict of a batch whose count is too large.
  *   - kdx_infer, kdx_infer_roi, kdx_infer_batch, kdx_decode, kdx_describe, kdx_regions and
  *     kdx_selftest may be called on one detector from several threads at once; each call uses its own inference request
  *     of the runtime. Do not call kdx_close while another call on the same detector runs.
@@ -252,8 +253,8 @@ KDX_API kdx_status kdx_infer_roi(kdx_detector *detector, const kdx_image *image,
 /* Judges several images. verdicts is an array of count structures of one size. maps may be NULL, or
  * is an array of count maps, each of which may have NULL as its data. After an error, even with a
  * single image, every decision is KDX_UNDECIDED. A count above 1,048,576 is an error: it is more
- * likely a mistake, such as a negative number, than the length of an array. In that case verdicts
- * are reset only as long as they have the size of the first, and maps are not. */
+ * likely a mistake, such as a negative number, than the length of an array. In that case the first
+ * verdict is reset, the others are neither read nor written, and maps are not written. */
 KDX_API kdx_status kdx_infer_batch(kdx_detector *detector, size_t count, const kdx_image *images,
                                    kdx_verdict *verdicts, const kdx_map *maps) KDX_NOEXCEPT;
 
