@@ -23,7 +23,10 @@ _CAPTION_COLOURS = {
     Decision.UNDECIDED: (84, 84, 92),
 }
 _UNSEEN = 0.35  # share of the brightness that is kept where the detector does not see
-_SMALLEST_SIDE = 320  # smaller images are enlarged so that the caption can be read
+# Images with a smaller side are enlarged so that the outline can be seen, but no side beyond the
+# longest one.
+_SMALLEST_SIDE, _LONGEST_SIDE = 320, 2048
+_ROWS = 128  # rows that are blended at once: the blend takes 100 bytes and more for each pixel
 
 
 def render_overlay(
@@ -51,26 +54,39 @@ def render_overlay(
 
     Returns:
         An RGB image: the two pictures side by side, below the caption. Images with a side below
-        320 pixels are enlarged.
+        320 pixels are enlarged, to at most 2,048 pixels.
 
     Raises:
         InputError: The map is of a frame that was read in bands.
     """
     picture = Image.fromarray(image[..., 0] if image.shape[2] == 1 else image).convert("RGB")
-    factor = max(1.0, _SMALLEST_SIDE / min(picture.size))
-    picture = picture.resize((round(picture.width * factor), round(picture.height * factor)), Image.Resampling.BILINEAR)
+    longest = max(_LONGEST_SIDE, *picture.size)  # large images are not reduced
+    picture = picture.resize(shown_size(*picture.size, _SMALLEST_SIDE, longest), Image.Resampling.BILINEAR)
     shown = view.scaled((image.shape[1], image.shape[0]), picture.size)
     layer = _layer(verdict.anomaly_map, picture.size, verdict.pixel_threshold, shown, included)
     own_scale = None if verdict.pixel_threshold else layer.full
-    blended = _blend(np.asarray(picture, dtype=np.float64), layer.heat)
-    blended[layer.outside] *= _UNSEEN
-    blended[layer.outline] = (255, 255, 255)
+    heated = _heated(np.array(picture), layer)
     width, height = picture.size
-    sheet = Image.new("RGB", (2 * width + 4, height + _CAPTION_HEIGHT), _CAPTION_COLOURS[verdict.decision])
+    # The caption needs its width beside narrow images too.
+    size = 2 * max(width, _SMALLEST_SIDE) + 4, height + _CAPTION_HEIGHT
+    sheet = Image.new("RGB", size, _CAPTION_COLOURS[verdict.decision])
     sheet.paste(picture, (0, _CAPTION_HEIGHT))
-    sheet.paste(Image.fromarray(blended.astype(np.uint8)), (width + 4, _CAPTION_HEIGHT))
+    sheet.paste(Image.fromarray(heated), (width + 4, _CAPTION_HEIGHT))
     _caption(sheet, caption_lines(verdict, name, own_scale))
     return sheet
+
+
+def shown_size(width: int, height: int, smallest: int, longest: int) -> tuple[int, int]:
+    """Return the width and height at which an image is shown: its own, where they suit.
+
+    Args:
+        width: The image's width, in pixels.
+        height: The image's height, in pixels.
+        smallest: An image with a smaller side is enlarged.
+        longest: The longest side of what is shown, whatever ``smallest`` is.
+    """
+    factor = min(max(1.0, smallest / min(width, height)), longest / max(width, height))
+    return max(1, round(width * factor)), max(1, round(height * factor))
 
 
 def heat_layer(
@@ -146,10 +162,16 @@ def _layer(
     return _Layer(heat, over & ~binary_erosion(over, iterations=2), outside, full)
 
 
-def _blend(picture: NDArray[np.float64], heat: NDArray[np.float64]) -> NDArray[np.float64]:
-    weight = _weight(heat)[..., None]
-    mixed: NDArray[np.float64] = picture * (1 - weight) + _colours(heat) * weight
-    return mixed
+def _heated(picture: NDArray[np.uint8], layer: _Layer) -> NDArray[np.uint8]:
+    """Draw a layer over a picture, in the picture's memory, and return it."""
+    for top in range(0, len(picture), _ROWS):
+        rows = slice(top, top + _ROWS)
+        weight = _weight(layer.heat[rows])[..., None]
+        blended = picture[rows] * (1 - weight) + _colours(layer.heat[rows]) * weight
+        blended[layer.outside[rows]] *= _UNSEEN
+        picture[rows] = blended
+    picture[layer.outline] = 255
+    return picture
 
 
 def _colours(heat: NDArray[np.float64]) -> NDArray[np.float64]:

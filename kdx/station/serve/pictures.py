@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from kdx.decision.overlay import heat_layer
+from kdx.decision.overlay import heat_layer, shown_size
 from kdx.imaging.images import decode_image
 from kdx.runtime.detector import Detector
 from kdx.station.serve.sent_image import frame_of
@@ -65,7 +65,7 @@ def heat_of(seen: Seen, detector: Detector) -> bytes | None:
     if seen.anomaly_map is None or seen.verdict is None:
         return None
     spec = detector.input
-    size = _shown_size(spec.width, spec.height, _SMALLEST_LAYER)
+    size = shown_size(spec.width, spec.height, _SMALLEST_LAYER, _LONGEST)
     view = detector.view.scaled((spec.width, spec.height), size)
     included = detector.roi.included if detector.roi else None
     layer = heat_layer(seen.anomaly_map, size, seen.verdict.pixel_threshold, view, included)
@@ -77,11 +77,6 @@ def heat_of(seen: Seen, detector: Detector) -> bytes | None:
 def _webp(pixels: NDArray[np.uint8], width: int, height: int) -> bytes:
     picture = Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
     buffer = io.BytesIO()
-    picture.resize(_shown_size(width, height), Image.Resampling.BOX).save(buffer, "WEBP", quality=85, method=2)
+    size = shown_size(width, height, 1, _LONGEST)
+    picture.resize(size, Image.Resampling.BOX).save(buffer, "WEBP", quality=85, method=2)
     return buffer.getvalue()
-
-
-def _shown_size(width: int, height: int, smallest: int = 1) -> tuple[int, int]:
-    """Return the width and height of pictures: those of the image, where they suit."""
-    factor = min(max(1.0, smallest / min(width, height)), _LONGEST / max(width, height))
-    return max(1, round(width * factor)), max(1, round(height * factor))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from kdx.decision.overlay import _CAPTION_HEIGHT, caption_lines, heat_layer, render_overlay
@@ -76,6 +77,23 @@ def test_the_layer_alone_makes_the_same_picture() -> None:
     below = Image.new("RGBA", (SIDE, SIDE), (128, 128, 128, 255))
     both = np.asarray(Image.alpha_composite(below, layer))[..., :3].astype(int)
     assert np.abs(both - heat_of(verdict, 0.8)).max() <= 2  # of 255: alpha has eight bits
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "sheet"),
+    [
+        (64, 64, (2 * 320 + 4, 320)),
+        (64, 128, (2 * 640 + 4, 320)),
+        (32, 1024, (2 * 2048 + 4, 64)),  # the longest side is the limit
+        (32, 4096, (2 * 4096 + 4, 32)),
+        (4096, 32, (2 * 320 + 4, 4096)),  # the caption has the width that it needs
+        (400, 2100, (2 * 2100 + 4, 400)),
+    ],
+)
+def test_a_small_side_enlarges_no_image_beyond_bounds(height, width, sheet) -> None:
+    verdict = Verdict(Decision.DEFECTIVE, 1.0, 0.5, spot(), pixel_threshold=0.4)
+    drawn = render_overlay(np.full((height, width, 1), 128, np.uint8), verdict, "part.png")
+    assert drawn.size == (sheet[0], sheet[1] + _CAPTION_HEIGHT)
 
 
 def test_the_command_says_which_heat_maps_have_no_threshold(cli, raw_bundle, tiny_bundle, dataset, tmp_path) -> None:
