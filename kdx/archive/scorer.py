@@ -18,6 +18,7 @@ from kdx.bundle.manifest import INDEX
 from kdx.bundle.open import bundle_of
 from kdx.decision.label_files import LabelledImage
 from kdx.decision.map_files import MapFiles, MapPlace
+from kdx.decision.verdict import locates_defects
 from kdx.errors import BackendError, BundleError, DataError, ImageError, in_one_line
 from kdx.imaging.images import decode_file, read_header
 from kdx.imaging.value_range import ValueRange
@@ -182,7 +183,7 @@ class ShardScorer(ClosesOnExit):
             return None
         place = MapPlace(*read.size, self._detector.view)
         self._files.write(read.path, verdict, place)
-        if not self.work.coco or (verdict.reason is not None and verdict.reason.is_of_answer):
+        if not self.work.coco or not locates_defects(verdict):
             return None
         return LabelledImage.of(printable(read.path), verdict, place, self.work.min_area)
 

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, TiffImagePlugin
 
-from kdx.decision.verdict import Verdict, above, require_whole_map
+from kdx.decision.verdict import Verdict, above, locates_defects, require_whole_map
 from kdx.errors import OptionError
 from kdx.imaging.field_of_view import FieldOfView
 from kdx.imaging.images import encode_png
@@ -127,7 +127,8 @@ class MapFiles:
     def write(self, name: str, verdict: Verdict, place: MapPlace) -> dict[str, Path]:
         """Write the files of a verdict, each in one step; return its map and its mask.
 
-        A verdict on an invalid answer has none: its map says nothing about the part. Files that an
+        A verdict on an invalid answer has none: its map says nothing about the part. One on a frame
+        that shows no part has no mask, which would say that there are no defects. Files that an
         earlier call wrote are removed then.
 
         Args:
@@ -142,6 +143,8 @@ class MapFiles:
             self.remove(name)
             return {}
         files = self.targets(name)
+        if self.masks and not locates_defects(verdict):
+            files.pop("mask").unlink(missing_ok=True)
         for file in files.values():
             file.parent.mkdir(parents=True, exist_ok=True)
         if self.maps is not None:
@@ -149,7 +152,7 @@ class MapFiles:
             write_atomic(files["map"], encoded)
             about = _description(name, files["map"].name, verdict, place, scale)
             write_atomic(files.pop("about"), encode_json(about) + b"\n")
-        if self.masks:
+        if "mask" in files:
             assert verdict.pixel_threshold is not None
             mask = place.mask(verdict.anomaly_map, verdict.pixel_threshold)
             write_atomic(files["mask"], encode_png(mask[..., None]))

@@ -196,6 +196,15 @@ def verdict_fields(verdict: Verdict) -> dict[str, Any]:
     return record
 
 
+def locates_defects(verdict: Verdict) -> bool:
+    """Return whether a verdict says where there are defects, and that there are none elsewhere.
+
+    A verdict on an invalid answer does not, and neither does one on a frame that shows no part.
+    """
+    reason = verdict.reason
+    return reason is None or not (reason.is_of_answer or reason is Reason.FRAME)
+
+
 def above(values: NDArray[np.float32], threshold: float) -> NDArray[np.bool_]:
     """Return where values exceed a threshold, as :func:`decide` compares a score with one.
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kdx.decision.regions import require_sizes
-from kdx.decision.verdict import verdict_fields
+from kdx.decision.verdict import locates_defects, verdict_fields
 from kdx.errors import DataError, ImageError, OptionError
 from kdx.folders.apart import among_images
 from kdx.folders.bad_images import skip_bad
@@ -47,6 +47,10 @@ _TRAINED_ON = (
     "[image was|images were] trained on: [its score and p-value say|their scores and p-values say] nothing about "
     "parts that the detector has not seen"
 )
+_UNLABELLED = (
+    "[image shows no part or has an invalid answer: it has|images show no part or have invalid answers: they have] no "
+    "mask and no labels. Do not train on [it|them] as on [an image|images] without defects"
+)
 
 
 @dataclass(frozen=True)
@@ -71,14 +75,20 @@ class ReadWithCare:
     Attributes:
         colour: Those that show colour, and were judged by a mono detector.
         trained: Files that a detector was trained on.
+        unlabelled: Those of which no masks or labels could be written that were asked for.
     """
 
     colour: list[Path] = field(default_factory=list)
     trained: list[Path] = field(default_factory=list)
+    unlabelled: list[Path] = field(default_factory=list)
 
     def remarks(self) -> list[Remark]:
         """Return remarks on these images."""
-        return [*remark(COLOUR, COLOUR_TEXT, self.colour), *remark("trained_on", _TRAINED_ON, self.trained)]
+        return [
+            *remark(COLOUR, COLOUR_TEXT, self.colour),
+            *remark("trained_on", _TRAINED_ON, self.trained),
+            *remark("unlabelled", _UNLABELLED, self.unlabelled),
+        ]
 
 
 def judge_files(
@@ -151,6 +161,9 @@ def judge_files(
                 care.colour.append(path)
             if care is not None and pictures.is_file(path) and _is_of(trained, path):
                 care.trained.append(path)
+            is_labelled = all(locates_defects(verdict) for _, _, verdict, _ in judged)
+            if care is not None and results is not None and results.needs_threshold and not is_labelled:
+                care.unlabelled.append(path)
             for name, image, verdict, found in judged:
                 record = {**({"bundle": name} if also else {}), "image": str(path), **pictures.fields(path)}
                 record |= verdict_fields(verdict)

@@ -13,6 +13,7 @@ from typing_extensions import Self
 
 from kdx.decision.label_files import CLASS, YOLO_DATA, LabelledImage, coco_document, yolo_text
 from kdx.decision.map_files import MapFiles, MapPlace, map_format
+from kdx.decision.verdict import locates_defects
 from kdx.errors import InputError, OptionError, OutputError
 from kdx.imaging.images import read_header
 from kdx.storage.files import refuse_existing, write_atomic
@@ -171,18 +172,17 @@ class ResultFiles:
 
         ``regions`` are those of a frame that was read in bands, whose verdict has no whole map.
 
-        A verdict on an invalid answer has no files, and is no image without defects.
+        A verdict on an invalid answer has no files, and one on a frame that shows no part has a map
+        alone: neither is an image without defects.
 
         Raises:
             OSError: A file cannot be written.
         """
         self._added = path, bundle
-        if verdict.reason is not None and verdict.reason.is_of_answer:
-            return {}
         ours, name = self._of[bundle], self._names[path]
         place = place_of(path, detector, self._size)
         written = ours.maps.write(name, verdict, place)
-        if self._options.coco or self._options.yolo:
+        if (self._options.coco or self._options.yolo) and locates_defects(verdict):
             if regions is None:
                 image = LabelledImage.of(name, verdict, place, self._options.min_area)
             else:

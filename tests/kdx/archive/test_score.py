@@ -129,6 +129,7 @@ def test_added_is_what_no_earlier_list_has():
 def test_a_table_maps_and_masks_are_written_with_the_scores(cli, tiny_bundle, archive, tmp_path):
     out = tmp_path / "scores"
     (archive / "=broken.png").write_bytes(b"no image")
+    Image.new("L", (64, 64)).save(archive / "lamp-off.png")  # shows no part: neither mask nor labels
     files = ("--csv", "--maps", "npy", "--masks", "--coco", "--min-area", 3)
     cli("score", tiny_bundle, archive, "-o", out, *OPTIONS, "--max-bad-share", 0.2, *files)
     rows = rows_of(out)
@@ -149,12 +150,16 @@ def test_a_table_maps_and_masks_are_written_with_the_scores(cli, tiny_bundle, ar
                 continue
             verdict = detector(kdx.read_image(archive / row["path"], detector.input))
             np.testing.assert_array_equal(np.load(out / f"maps/{row['path']}.npy"), verdict.anomaly_map)
+            if row["path"] == "lamp-off.png":
+                assert row["reason"] == "frame"
+                continue
             mask = np.asarray(Image.open(out / f"masks/{row['path']}.png"))
             np.testing.assert_array_equal(mask == 255, verdict.anomaly_map > detector.pixel_threshold)
-    assert len(list((out / "maps").rglob("*.npy"))) == len(list((out / "masks").rglob("*.png"))) == 10
+    assert len(list((out / "maps").rglob("*.npy"))) == 11
+    assert len(list((out / "masks").rglob("*.png"))) == 10
     regions = [json.loads(file.read_text(encoding="utf-8")) for file in sorted((out / "regions").iterdir())]
     assert len(regions) == len(shard_times(out)) == 3
-    scored = [row["path"] for row in rows if not row["error"]]
+    scored = [row["path"] for row in rows if not (row["error"] or row["reason"] == "frame")]
     assert [image["file_name"] for each in regions for image in each["images"]] == scored
     for each in regions:
         areas = {image["id"]: [] for image in each["images"]}
@@ -178,7 +183,7 @@ def test_a_table_maps_and_masks_are_written_with_the_scores(cli, tiny_bundle, ar
     (archive / "a.png").write_bytes(b"no image")
     cli("score", tiny_bundle, archive, "-o", out, *OPTIONS, "--max-bad-share", 0.2)
     again = (out / "verdicts.csv").read_bytes().splitlines()
-    assert (len(again), again[0]) == (12, table.splitlines()[0])
+    assert (len(again), again[0]) == (13, table.splitlines()[0])
     assert not [path for path in out.rglob("*") if path.name.startswith("a.png.")]
     refused = cli("score", tiny_bundle, archive, "-o", out, *OPTIONS, "--maps", "png", code=2).stderr
     assert "another format of maps" in refused

@@ -128,6 +128,15 @@ def test_an_invalid_answer_has_no_files(tmp_path):
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 
 
+def test_a_frame_that_shows_no_part_has_a_map_and_no_mask(tmp_path):
+    files, shown = MapFiles(tmp_path, "npy", masks=True), random_map()
+    files.write("a.png", verdict(shown), PLACE)  # by an earlier call
+    empty = shown / 8
+    assert files.write("a.png", verdict(empty, reason=Reason.FRAME), PLACE) == {"map": tmp_path / "maps/a.png.npy"}
+    np.testing.assert_array_equal(np.load(tmp_path / "maps/a.png.npy"), empty)
+    assert not list((tmp_path / "masks").iterdir())
+
+
 def test_an_unknown_format_is_named():
     with pytest.raises(OptionError, match=r"invalid `maps`(.|\n)*npy or tiff or png(.|\n)*bmp"):
         map_format("bmp")

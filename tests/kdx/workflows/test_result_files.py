@@ -261,6 +261,31 @@ def test_yolo_files_lie_as_images_do_and_share_no_name(cli, tiny_bundle, parts, 
         assert all(line[0] == "0" and all(0 <= float(each) <= 1 for each in line[1:]) for line in lines)
 
 
+def test_a_frame_that_shows_no_part_is_no_image_without_defects(cli, tiny_bundle, dataset, tmp_path):
+    images, out = Path(shutil.copytree(dataset / "test/good", tmp_path / "parts")), tmp_path / "out"
+    dark = images / "lamp-off.png"
+    Image.new("L", (64, 64)).save(dark)
+    options = (*BACKEND, "-o", out, "--csv", "--maps", "npy", "--masks", "--coco", "--yolo")
+    *records, last = cli("predict", tiny_bundle, images, *options, "--json").lines
+    (of_dark,) = [record for record in records if record["image"] == str(dark)]
+    assert (of_dark["verdict"], of_dark["reason"]) == ("undecided", "frame")
+    (row,) = [row for row in rows_of(out) if row["image"] == str(dark)]
+    assert (row["verdict"], row["reason"], row["mask"]) == ("undecided", "frame", "")
+    # The map has values like any other. What would say that there are no defects is not written.
+    assert [name for name in files_in(out) if "lamp-off" in name] == [
+        "maps/lamp-off.png.json",
+        "maps/lamp-off.png.npy",
+    ]
+    document = json.loads((out / "regions.coco.json").read_text(encoding="utf-8"))
+    listed = [image["file_name"] for image in document["images"]]
+    assert listed == [path.name for path in sorted(images.iterdir()) if path != dark]
+    (said,) = [each for each in last["remarks"] if each["kind"] == "unlabelled"]
+    assert (said["count"], said["first"]) == (1, [str(dark)])
+    # Nothing is said to somebody who asked for neither masks nor labels.
+    plain = cli("predict", tiny_bundle, dark, *BACKEND, "-o", tmp_path / "plain", "--csv", "--json").lines
+    assert not [each for each in plain[-1].get("remarks", ()) if each["kind"] == "unlabelled"]
+
+
 def test_several_bundles_have_folders_and_one_table(cli, tiny_bundle, dataset, tmp_path):
     other = Path(shutil.copytree(tiny_bundle, tmp_path / "nut.kdx"))
     out, images = tmp_path / "out", dataset / "test/good"
