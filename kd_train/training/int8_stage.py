@@ -9,7 +9,7 @@ from msgspec import UNSET
 
 from kd_train.training.options import TrainOptions
 from kd_train.training.run_folder import Run
-from kdx.errors import CheckpointError
+from kdx.errors import CheckpointError, OptionError
 from kdx.remarks import Remark, remark
 from kdx.storage.json_records import INT8_FOLDER, RUN_INDEX
 
@@ -27,6 +27,9 @@ def options_of_stage(run: Run, options: TrainOptions) -> tuple[TrainOptions, lis
 
     Where the run was extended after its stage was made, that one is of no use: it is replaced by
     one of the same options, and a remark says so.
+
+    Raises:
+        OptionError: The options ask for another headroom than that of the stage that is replaced.
     """
     own = replace(options, epochs=None, learning_rate=None)
     stage = run.path / INT8_FOLDER
@@ -36,9 +39,17 @@ def options_of_stage(run: Run, options: TrainOptions) -> tuple[TrainOptions, lis
     checkpoint = run.checkpoint(run.config.recipe.checkpoint)
     if made.quantized is UNSET or made.quantized.checkpoint_sha256 == checkpoint.sha256:
         return own, []
+    headroom = made.quantized.headroom
+    if options.headroom not in {TrainOptions.headroom, headroom}:
+        raise OptionError(
+            "`headroom` has no effect on an INT8 stage that is made again, with its own options",
+            expected=f"{headroom:g}, that of the stage of the shorter run",
+            received=f"{options.headroom:g}",
+            fix=f"leave it out, and then run kdx quantize {run.path} --headroom {options.headroom:g} --force",
+        )
     text = "INT8 stage of the shorter run was replaced by one of the extended run, with the same options"
     again = replace(own, epochs=made.recipe.epochs, learning_rate=made.recipe.learning_rate, resume=False, force=True)
-    return replace(again, headroom=made.quantized.headroom), remark("replaced_int8_stage", text, [stage])
+    return replace(again, headroom=headroom), remark("replaced_int8_stage", text, [stage])
 
 
 def require_no_stage(out: Path, options: TrainOptions) -> None:

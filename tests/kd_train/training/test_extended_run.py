@@ -17,7 +17,7 @@ from kd_train.training.run_config import Quantized, RunConfig
 from kd_train.training.run_folder import Run
 from kd_train.training.train import train
 from kd_train.training.trainer import Trainer
-from kdx.errors import CheckpointError
+from kdx.errors import CheckpointError, OptionError
 from kdx.storage.json_records import INT8_FOLDER, encode_record
 from tests.kd_train.training.test_trainer import (
     ADAM,
@@ -186,3 +186,6 @@ def test_an_int8_stage_of_the_weights_before_is_made_again(run):
     rates = {"epochs": made.epochs, "learning_rate": made.learning_rate, "headroom": 1.5}
     assert options == replace(own, **rates, resume=False, force=True)
     assert "was replaced by one of the extended run, with the same options" in str(said)
+    assert options_of_stage(Run(run), replace(asked, headroom=1.5))[0] == options
+    with pytest.raises(OptionError, match="`headroom` has no effect"):
+        options_of_stage(Run(run), replace(asked, headroom=2.0))

@@ -71,7 +71,6 @@ def archive(tmp_path: Path) -> Path:
     for index, name in enumerate(names):
         add_image(root / name, index)
     (root / "notes.txt").write_text("no image", encoding="utf-8")
-    shutil.copy(root / "a.png", root / "b/1_mask.png")  # of defects
     (root / ".hidden").mkdir()
     shutil.copy(root / "a.png", root / ".hidden/a.png")
     return root
@@ -87,6 +86,17 @@ def hooked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def in_a_thread(monkeypatch: pytest.MonkeyPatch) -> None:
     """Score in a thread of this process."""
     monkeypatch.setattr("kdx.archive.local.Child", ThreadChild)
+
+
+def test_masks_of_defects_are_no_parts(cli, tiny_bundle, archive, tmp_path):
+    for mask in ("b/1_mask.png", "b/ground_truth/c/3.png"):
+        (archive / mask).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(archive / "a.png", archive / mask)
+    (archive / "b/test").mkdir()
+    done = cli("score", tiny_bundle, archive, "-o", tmp_path / "out", *OPTIONS, "--json").json
+    assert done["frames"] == 10
+    (masks,) = [each for each in done["remarks"] if each["kind"] == "mask"]
+    assert masks["first"] == ["b/1_mask.png", "b/ground_truth/c/3.png"]
 
 
 def test_the_walk_is_in_one_order_and_passes_over_what_is_no_image(archive):

@@ -84,11 +84,12 @@ def test_a_threshold_that_no_score_exceeds_is_refused(name, value):
 
 def test_what_said_something_about_the_value_before_is_gone_with_it():
     good = GoodScores((1.0, 2.0, 3.0), 3, (1, 2, 3))
-    rule = DecisionRule(
-        threshold=10.0, review_threshold=5.0, pixel_threshold=9.0, threshold_by_hand="to see", good_scores=good
-    )
-    level = Level(np.full((4, 4), 2.0, np.float32), "max")
     frame = RoiFrame((4, 4), (4, 4), SPEC.view(1.0), "max")
+    rule = DecisionRule(
+        threshold=10.0, review_threshold=5.0, pixel_threshold=9.0, threshold_by_hand="to see", good_scores=good,
+        roi_frame=frame,
+    )  # fmt: skip
+    level = Level(np.full((4, 4), 2.0, np.float32), "max")
     roi = Roi(np.eye(4, dtype=bool), frame)
     for name, value in (("threshold", 11.0), ("review_threshold", None), ("roi", roi), ("level", level)):
         detector = Detector(Brightest(), SPEC, rule, max_batch=4)
