@@ -90,8 +90,8 @@ def _train_in_order(workshop: Workshop, passed: list[Screened]) -> tuple[dict[Me
     """Make every trial that ends within the hours, the most promising first.
 
     A pair whose largest size would take too long has its next smaller one tried in its place. Where
-    hours are given, the first training is the smallest size of its pair: what cannot be trained in
-    time costs time too, and so there is a result, and the pace of the other sizes is known.
+    hours are given, every pair begins with its smallest size: what cannot be trained in time costs
+    time too, and so there are results soon, and the pace of the other sizes is known.
     """
     request, deadline, say = workshop.request, workshop.deadline, workshop.say
     waiting = {one.candidate: one for one in passed}
@@ -101,8 +101,12 @@ def _train_in_order(workshop: Workshop, passed: list[Screened]) -> tuple[dict[Me
         latencies = [(candidate, _latency(one)) for candidate, one in waiting.items()]
         failed = [(each.candidate, _FAILED) for each in dropped if each.cause == "failed"]
         candidate = next_to_train(latencies, [*((c, _accuracy(trial)) for c, trial in trials.items()), *failed])
-        if not trials and request.hours is not None and not any(map(workshop.is_trained, waiting.values())):
-            candidate = min((each for each in waiting if each.pair == candidate.pair), key=lambda each: each.pixels)
+        sizes = [each for each in waiting if each.pair == candidate.pair]
+        is_begun = any(each.pair == candidate.pair for each in trials) or any(
+            workshop.is_trained(waiting[each]) for each in sizes
+        )
+        if request.hours is not None and not is_begun:
+            candidate = min(sizes, key=lambda each: each.pixels)
         screened = waiting.pop(candidate)
         drop = Dropped(candidate=candidate, reason="", measured_ms=_latency(screened))
         if deadline.left_s == 0 and not workshop.is_trained(screened):

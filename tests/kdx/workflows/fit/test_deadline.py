@@ -179,7 +179,7 @@ def order_of(
 
 def test_a_smaller_size_takes_the_place_of_one_that_takes_too_long() -> None:
     too_long = {QUICK[2], SLOW[2], SLOW[1]}
-    tried, trials, dropped = order_of(1, too_long, [SLOW[0]])
+    tried, trials, dropped = order_of(1, too_long, [QUICK[0], SLOW[0]])
     assert tried == [QUICK[2], QUICK[1], SLOW[2], SLOW[1], SLOW[0], QUICK[0]]
     assert list(trials) == [QUICK[1], SLOW[0], QUICK[0]]
     assert {each.candidate for each in dropped} == too_long
@@ -191,9 +191,10 @@ def test_a_smaller_size_takes_the_place_of_one_that_takes_too_long() -> None:
 def test_within_hours_the_smallest_size_comes_first_so_that_there_is_a_result() -> None:
     too_long = {QUICK[2], SLOW[2], SLOW[1], SLOW[0]}
     tried, trials, _ = order_of(1, too_long)
-    assert tried == [QUICK[0], SLOW[2], SLOW[1], SLOW[0], QUICK[2], QUICK[1]]
+    assert tried == [QUICK[0], SLOW[0], SLOW[1], SLOW[2], QUICK[2], QUICK[1]]
     assert list(trials) == [QUICK[0], QUICK[1]]
     assert order_of(1, {QUICK[0]})[0][:2] == [QUICK[0], QUICK[1]]  # no result yet
+    assert order_of(1, set())[0] == [QUICK[0], SLOW[0], SLOW[2], SLOW[1], QUICK[2], QUICK[1]]
     assert order_of(None, set())[0][:2] == [QUICK[2], SLOW[2]]
 
 
