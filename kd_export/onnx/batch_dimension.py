@@ -89,13 +89,21 @@ def _set_first(tensor: TensorProto, size: int) -> None:
 
 
 def _follow(traced: dict[str, tuple[int, ...]], found: dict[str, tuple[int, ...]], batch: int) -> bool:
-    """Return whether every dimension is the traced one or changed as the batch size did."""
-    return traced.keys() == found.keys() and all(
-        len(sizes) == len(traced[name])
+    """Return whether every dimension is the traced one or changed as the batch size did.
+
+    Where nothing could be inferred, or a dimension is not known (0), nothing is shown.
+    """
+    return (
+        bool(traced)
+        and traced.keys() == found.keys()
         and all(
-            size == one or size * TRACED_BATCH == one * batch for size, one in zip(sizes, traced[name], strict=True)
+            len(sizes) == len(traced[name])
+            and all(
+                size > 0 and (size == one or size * TRACED_BATCH == one * batch)
+                for size, one in zip(sizes, traced[name], strict=True)
+            )
+            for name, sizes in found.items()
         )
-        for name, sizes in found.items()
     )
 
 

@@ -29,7 +29,7 @@ def reduction_remark(records: Sequence[ImageRecord], spec: InputSpec, size: Imag
         sides = spec.seen if spec.fixed_size else (record.height, record.width)
         return math.sqrt(math.prod(sides) / (height * width))
 
-    much = {record.path: factor(record) for record in records if factor(record) >= _MUCH}
+    much = {record.path: found for record in records if (found := factor(record)) >= _MUCH}
     if not much:
         return []
     side = math.ceil(max(much.values()) * math.sqrt(_ENOUGH_PIXELS))

@@ -86,7 +86,9 @@ class RoiFrame:
         """Return in words what a region must fit."""
         (height, width), (rows, columns) = self.image_size, self.map_size
         score = f"the {self.rule} of the map" if self.rule else "not of the map alone"
-        return f"{width} × {height} pixels, a map of {columns} × {rows} that covers {self.view}, scores: {score}"
+        window = "" if self.view.crop is None else f" of the window {','.join(map(str, self.view.crop))}"
+        covered = f"{self.view.share:.3g} of each side{window}"
+        return f"{width} × {height} pixels, a map of {columns} × {rows} that covers {covered}, scores: {score}"
 
     def roi(self, mask: object) -> Roi:
         """Return a region of interest, which may be used for any number of images.

@@ -28,7 +28,7 @@ from kd_train.training.distilled_teacher import TEACHER_FILE
 from kd_train.training.options import TrainOptions, declared
 from kdx.bundle.variants import PRECISIONS
 from kdx.errors import DataError, KdxError, OptionError
-from kdx.folders.image_search import walk
+from kdx.folders.image_search import walk_parts
 from kdx.imaging.images import ChannelOrder
 from kdx.storage.json_records import RUN_INDEX, describe_invalid
 from kdx.text import near_names, spelled
@@ -142,7 +142,7 @@ class Product(_TrainingKeys, frozen=True, kw_only=True):  # type: ignore[misc, c
     @property
     def teacher_files(self) -> list[Path]:
         """The files of a compact teacher: further images, or that of the teacher that exists."""
-        further = [Path(folder) / name for folder in self.extra_images for name in walk(Path(folder))]
+        further = [Path(folder) / name for folder in self.extra_images for name in walk_parts(Path(folder))]
         return [*further, *([self._kept_teacher / TEACHER_FILE] if self._kept_teacher is not None else [])]
 
     @property

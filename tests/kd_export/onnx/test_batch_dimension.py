@@ -141,6 +141,21 @@ def test_one_open_size_of_two_values_is_not_known() -> None:
     assert not set_batch(model, None)
 
 
+@pytest.mark.parametrize("what", ["contradictory", "unknown"])
+def test_shapes_that_cannot_be_inferred_show_nothing(what: str) -> None:
+    """A check that saw no shapes has not found that they follow the batch size."""
+    if what == "contradictory":  # at every size, the traced one too
+        node = helper.make_node("Reshape", ["images", "sizes"], ["flat"])
+        model = graph(node, largest("flat"), sizes=np.array([TRACED_BATCH, 23]), axes=AXES)
+    else:  # how many values are not zero is known only when the graph runs
+        nodes = (
+            helper.make_node("NonZero", ["images"], ["places"]),
+            helper.make_node("Cast", ["places"], ["as_float"], to=1),
+        )
+        model = graph(*nodes, FLAT, largest("flat"), sizes=np.array([TRACED_BATCH, 24]), axes=AXES)
+    assert not set_batch(model, None)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_is_traced_once(method: str, traced: list[int], tmp_path) -> None:
