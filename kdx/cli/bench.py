@@ -23,9 +23,9 @@ def bench(
     runs: int | None = typer.Option(
         None,
         help="Counted calls of each candidate at batch 1; larger batches take fewer, at least 100. Default: 200; "
-        "with a budget as many as the percentile needs, at least 1000.",
+        "with --profile 100; with a budget as many as the percentile needs, at least 1000.",
     ),
-    warm_up: int = typer.Option(20, min=1, help="Uncounted calls of each before."),
+    warm_up: int = typer.Option(20, min=1, help="Calls of each candidate that are not counted, before the others."),
     budget_ms: float | None = typer.Option(
         None, help="Check one backend against this cycle time, from array to verdict; exit status 1 when it is missed."
     ),

@@ -25,9 +25,9 @@ def demo(
 ) -> None:
     """The whole road on real images: solar cells to verdicts, in at most five minutes on two cores.
 
-    Trains STPM on good mono-crystalline cells (ELPV), evaluates on held-out good and defective
-    ones, exports, calibrates, verifies, times against eager PyTorch, and draws heat maps. Nothing
-    is downloaded.
+    Trains STPM on good mono-crystalline cells (ELPV), exports, calibrates, evaluates on other good
+    and defective cells, verifies, times against eager PyTorch, and draws heat maps. Nothing is
+    downloaded.
     """
     from kdx.workflows.demo import BUNDLE, FULL, QUICK, SMALLEST, Demo, begin
 

@@ -74,8 +74,9 @@ def export(
 ) -> None:
     """Write one ONNX graph, from uint8 image to anomaly map and score, as a bundle.
 
-    Every backend installed here is compared with FP32 PyTorch on real images first; if one
-    disagrees, nothing is written and the exit status is 1.
+    Every backend installed here is compared with FP32 PyTorch on real images first; if FP32
+    disagrees, nothing is written. A BF16 or INT8 graph that is refused is left out of the bundle.
+    The exit status is 1 in both cases.
     """
     precisions = _precisions(precision)
     data_options = {

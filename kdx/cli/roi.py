@@ -30,7 +30,7 @@ def roi(
     subfolders: bool = SUBFOLDERS_OPTION,
     good_folder: list[str] = GOOD_FOLDER_OPTION,
     varies: float | None = typer.Option(
-        None, help="With --from-images: grey levels from which on a pixel varies (deviation). Default: 4."
+        None, help="With --from-images: standard deviation in grey levels above which a pixel varies. Default: 4."
     ),
     output: Path | None = typer.Option(
         None, "-o", "--output", help="With --from-images: where to write it. Default: roi.png."

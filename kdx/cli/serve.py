@@ -29,7 +29,7 @@ def serve(
     data: Path | None = typer.Option(None, help="Folder that keeps parts which are not good, for review on the page."),
     camera: str | None = typer.Option(None, help="GenICam camera, or a video, that POST /v1/trigger asks for a frame."),
     trigger_timeout: float | None = TRIGGER_TIMEOUT_OPTION,
-    data_gb: int | None = typer.Option(None, "--data-gb", min=1, help="Most GB of images in it. Default: 10."),
+    data_gb: int | None = typer.Option(None, "--data-gb", min=1, help="Most GB of images kept in --data. Default: 10."),
     plc: str | None = typer.Option(None, help="Write verdicts to a PLC: modbus://HOST/REGISTER or opc.tcp://HOST."),
     backend: str = typer.Option("auto", help="Backend to run on."),
     precision: str | None = typer.Option(None, help="Graph of the bundle. Default: the fastest that passes."),

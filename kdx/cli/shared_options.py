@@ -30,7 +30,7 @@ MAX_BAD_OPTION = typer.Option(0, "--max-bad-images", min=0, help="How many unrea
 REQUIRE_SIGNATURE_OPTION = typer.Option(
     [], "--require-signature", metavar="NAME.pub", help="Refuse bundles not signed by this key; may be repeated."
 )
-CSV_OPTION = typer.Option(False, "--csv", help="Write a table for spreadsheets, verdicts.csv.")
+CSV_OPTION = typer.Option(False, "--csv", help="Write a table for spreadsheets: verdicts.csv, or one a day.")
 SEMICOLONS_OPTION = typer.Option(
     False, "--semicolons", help="With --csv: semicolons and decimal commas, as spreadsheets in most of Europe expect."
 )

@@ -117,7 +117,7 @@ class Verdict:
     def margin(self) -> float | None:
         """The relative distance to the threshold, ``score / threshold - 1``.
 
-        It is negative for good scores, and None where :attr:`relative_score` is None.
+        Above 0 the score is defective. None where :attr:`relative_score` is None.
         """
         relative = self.relative_score
         return None if relative is None else relative - 1.0

@@ -24,7 +24,7 @@ from kdx.station.serve.access import Access
 from kdx.station.serve.answers import Asked, VerdictAnswer
 from kdx.station.serve.camera import TriggeredCamera
 from kdx.station.serve.figures import Figures
-from kdx.station.serve.judge import Job, Judge, Observer
+from kdx.station.serve.judge import Job, Judge, Keeper, Observer
 from kdx.station.serve.live_page import LivePage
 from kdx.station.serve.nobody import Nobody
 from kdx.station.serve.openapi import openapi_document
@@ -47,6 +47,8 @@ class Service:
         page: The live page.
         observers: They receive the records of images that no bundle judges.
         camera: The camera that requests can trigger, or None.
+        keeper: It keeps the records of images that no bundle judges before they are answered, or
+            None.
     """
 
     def __init__(
@@ -57,11 +59,12 @@ class Service:
         page: LivePage,
         observers: Sequence[Observer],
         camera: TriggeredCamera | None = None,
+        keeper: Keeper | None = None,
     ) -> None:
         self._camera = camera
         self._judges, self._figures, self._options, self._page = judges, figures, options, page
         self._product_in_part = product_pattern(options.product)
-        self._nobody = Nobody(observers, figures, options.places)
+        self._nobody = Nobody(observers, figures, options.places, keeper)
         self._openapi = msgspec.json.encode(openapi_document(judges))
 
     @property

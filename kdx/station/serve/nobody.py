@@ -6,10 +6,10 @@ from collections.abc import Iterable, Sequence
 from functools import cached_property
 from http import HTTPStatus
 
-from kdx.errors import DataError
+from kdx.errors import BackendError, DataError, KdxError
 from kdx.station.record import NotJudged, not_judged
 from kdx.station.serve.figures import Figures
-from kdx.station.serve.judge import Job, Observer
+from kdx.station.serve.judge import Job, Keeper, Observer
 from kdx.station.serve.live import NO_BUNDLE, Seen
 from kdx.station.serve.places import Places
 from kdx.station.serve.problems import RefusedError
@@ -22,10 +22,13 @@ class Nobody:
         observers: They receive every record.
         figures: The figures of the service.
         places: How many requests may be received at once.
+        keeper: It keeps every record before it is answered, or None.
     """
 
-    def __init__(self, observers: Sequence[Observer], figures: Figures, places: int) -> None:
-        self._observers, self._figures, self._places = observers, figures, places
+    def __init__(
+        self, observers: Sequence[Observer], figures: Figures, places: int, keeper: Keeper | None = None
+    ) -> None:
+        self._observers, self._figures, self._places, self._keeper = observers, figures, places, keeper
 
     @cached_property
     def places(self) -> Places:
@@ -33,13 +36,14 @@ class Nobody:
         return Places(NO_BUNDLE, self._places, self._figures.of(NO_BUNDLE))
 
     def refusal(self, job: Job, bundles: Iterable[str]) -> RefusedError:
-        """Return the answer for an image, after its record was told to the observers.
+        """Return the answer for an image, after its record was kept and told to the observers.
 
         Args:
             job: The image.
             bundles: The names of the bundles that are served.
         """
-        error = DataError(
+        status = HTTPStatus.NOT_FOUND
+        error: KdxError = DataError(
             "no bundle belongs to the part's product, and the part is undecided",
             expected=" or ".join(bundles),
             received=job.asked.product or "no product in the part",
@@ -47,6 +51,11 @@ class Nobody:
         )
         record = not_judged(job.shown, error, None, NotJudged.NO_BUNDLE)
         self._figures.no_bundle.inc()
+        if self._keeper is not None:
+            try:
+                self._keeper.keep(record, job.came)
+            except BackendError as not_kept:
+                status, error = HTTPStatus.INTERNAL_SERVER_ERROR, not_kept
         for observer in self._observers:
             observer.add(Seen(NO_BUNDLE, record, job.data, job.asked, None, None))
-        return RefusedError(HTTPStatus.NOT_FOUND, error, record=record)
+        return RefusedError(status, error, record=record)

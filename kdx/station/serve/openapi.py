@@ -19,10 +19,12 @@ _IMAGE_TYPES = ("image/png", "image/jpeg", "image/bmp", "image/tiff")
 _REFUSALS = {
     400: "A parameter is unknown or invalid.",
     401: "The token is missing or wrong.",
+    403: "A page of another site sent it.",
     404: "No bundle has that name; or none belongs to the product, and `record` says that the part is undecided.",
     408: "The body did not arrive in time.",
     413: "The body is too large.",
     415: "The content type is not one of an image.",
+    421: "The request names a host that this server is not.",
     422: "The image cannot be used: damaged, of the wrong size or kind, or several pictures. `record` says so.",
     500: "The backend failed. The image is undecided; `record` says so.",
     502: "The camera gave no whole frame in time. The part is undecided; `record` says so.",
@@ -51,7 +53,7 @@ def openapi_document(names: Iterable[str]) -> dict[str, Any]:
         "description": "It has no body. The server must have been started with a camera.",
         "responses": {
             "200": _response("The verdict.", answer),
-            **{code: problems[code] for code in ("400", "401", "404", "500", "502", "503")},
+            **{code: problems[code] for code in ("400", "401", "403", "404", "421", "500", "502", "503")},
         },
     }
     del problems["502"]
@@ -69,7 +71,7 @@ def openapi_document(names: Iterable[str]) -> dict[str, Any]:
         "description": "The bundle.",
         "schema": {"type": "string", "enum": list(names)},
     }
-    refused = {code: problems[code] for code in ("401",)}
+    refused = {code: problems[code] for code in ("401", "421")}
     return {
         "openapi": "3.1.0",
         "info": {"title": "kdx serve", "version": __version__, "summary": "Visual anomaly detection over HTTP."},
@@ -96,12 +98,14 @@ def openapi_document(names: Iterable[str]) -> dict[str, Any]:
                 }
             },
             "/v1/bundles": _get("Which bundles are served", "bundles", _response("The bundles.", bundles), refused),
-            "/health": _get("Whether the process lives", "health", _response("It does.", status), {}),
+            "/health": _get(
+                "Whether the process lives", "health", _response("It does.", status), {"421": problems["421"]}
+            ),
             "/ready": _get(
                 "Whether the latest call of every bundle worked",
                 "ready",
                 _response("It did.", status),
-                {**refused, "503": {**_problem(503, problem), "description": "It did not."}},
+                {**refused, "503": {"description": "It did not.", "content": problems["503"]["content"]}},
             ),
             "/metrics": _get(
                 "Figures for Prometheus",

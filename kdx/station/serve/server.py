@@ -149,7 +149,7 @@ def server_of(
             camera = held.enter_context(closing(_camera(options.camera, seconds, bundles, judges, say)))
         page = LivePage(judges, live, reviews, options)
         config = uvicorn.Config(
-            Service(judges, figures, options, page, observers, camera).app,
+            Service(judges, figures, options, page, observers, camera, plc).app,
             lifespan="off",
             log_config=None,
             access_log=False,

@@ -73,6 +73,25 @@ def test_each_verdict_is_taken_once_across_a_restart(bundle, tmp_path, at, plc, 
     assert [(one.sequence, one.decision, one.part_id) for one in plc.taken] == [(1, 1, "A"), (2, 1, "B")]
 
 
+def test_a_part_whose_product_has_no_bundle_reaches_the_plc_as_undecided(bundle, tmp_path, at, plc, image):
+    with serving(bundle, tmp_path, at) as server:
+        answer = Client(server.url).post("/v1/verdicts?part_id=A&product=bolt", image)
+        assert (answer.status, answer.json["record"]["reason"]) == (404, NotJudged.NO_BUNDLE.value)
+        plc.wait_for(lambda: len(plc.taken) == 1)
+    assert [(one.sequence, one.decision, one.part_id) for one in plc.taken] == [(1, 4, "A")]
+
+
+def test_a_part_without_a_bundle_whose_record_cannot_be_kept_is_a_failure(bundle, tmp_path, at, monkeypatch, image):
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "no space left on device")
+
+    with serving(bundle, tmp_path, at) as server:
+        monkeypatch.setattr(Ledger, "post", full)
+        answer = Client(server.url).post("/v1/verdicts?part_id=A&product=bolt", image)
+        assert (answer.status, answer.json["record"]["verdict"]) == (500, "undecided")
+        assert "could not be kept for the PLC" in answer.json["detail"]
+
+
 def test_a_verdict_of_an_earlier_process_is_not_given_to_a_plc_that_takes_young_ones_alone(
     bundle, tmp_path, at, plc, image
 ):
