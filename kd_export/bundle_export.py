@@ -37,10 +37,10 @@ from kdx.bundle.pair_spec import encode_pair_spec
 from kdx.bundle.store import write_files, write_manifest
 from kdx.bundle.variants import COMPUTED, OWN_THRESHOLD, Variant
 from kdx.errors import GateError, OptionError
-from kdx.imaging.frame_faults import limits_of
+from kdx.imaging.frame_faults import UNKNOWN, limits_of
 from kdx.imaging.image_identity import Identity
 from kdx.imaging.images import encode_png
-from kdx.imaging.samples import read_sample
+from kdx.imaging.samples import are_frames, read_sample
 from kdx.imaging.tiling import Tiling
 from kdx.progress import SILENT, Progress
 from kdx.runtime.backend import Outputs
@@ -166,7 +166,7 @@ def export_bundle(
                 files={},
                 provenance=provenance,
                 variants=variants,
-                frame_limits=limits_of(images),
+                frame_limits=limits_of(images) if are_frames(images, detector.input_spec, tiling) else UNKNOWN,
                 tiling=tiling,
             ),
         )

@@ -18,7 +18,8 @@ struct ChannelLimits {
 
 // What frames of real parts look like.
 struct FrameLimits {
-    // The largest share of samples at the sensor's black, and at its white, in a golden image.
+    // The largest share of samples at the sensor's black, and at its white, in a golden image, or in
+    // most good images of the calibration; 1 sets no limit.
     double dark = 0, bright = 0;
     // Limits that calibration learned, in the graph's channel order; or empty.
     std::vector<ChannelLimits> channels = {};

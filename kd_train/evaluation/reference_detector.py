@@ -12,7 +12,7 @@ from kd_train.training.tiled_detector import are_tiles_asked, fuse_tiles
 from kd_train.training.trained_pair import fuse, load_pair
 from kdx.decision.answers import answer_limits
 from kdx.decision.rule import DecisionRule
-from kdx.imaging.frame_faults import FrameLimits, limits_of
+from kdx.imaging.frame_faults import UNKNOWN, FrameLimits, limits_of
 from kdx.imaging.images import InputSpec, read_image
 from kdx.imaging.tiling import Stitcher, TileRequest
 from kdx.runtime.detector import Detector
@@ -23,9 +23,9 @@ from kdx.runtime.torch.eager import TorchEager
 def load_detector(path: Path, *, which: str | None = None, threads: int | None = None) -> Detector:
     """Load a run as a detector without a threshold.
 
-    Frames that show no part are detected by the golden images, as in its bundle before calibration.
-    It computes in FP32, also with the values of INT8 if the run is an INT8 stage. A run that was
-    trained on tiles judges whole frames.
+    Frames that show no part are detected as by its bundle before calibration. It computes in FP32,
+    also with the values of INT8 if the run is an INT8 stage. A run that was trained on tiles judges
+    whole frames.
     """
     run = Run(path)
     pair, _ = load_pair(run, which)
@@ -44,7 +44,7 @@ def load_detector(path: Path, *, which: str | None = None, threads: int | None =
     limits = answer_limits(spec, fused.size)
     stitcher = Stitcher(tiling, (fused.input_spec.height, fused.input_spec.width), fused.size)
     tiled = Tiled(TorchEager(fused, threads=threads), stitcher, limits)
-    rule = DecisionRule(frame_limits=_frame_limits(run, fused.input_spec), answer_limits=limits)
+    rule = DecisionRule(frame_limits=UNKNOWN, answer_limits=limits)  # golden images are tiles
     return Detector(tiled, run.input_for(tiling.frame), rule, max_batch=1, precision=precision)
 
 

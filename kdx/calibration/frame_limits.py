@@ -7,7 +7,7 @@ the largest brightness, twice the largest value), or the value that one in a tho
 images would exceed if the logarithms were normally distributed, whichever is further away. So few
 images, and images that differ much from each other, set wide limits. For the share of pixels that
 are not black, the factor is four fifths instead of a half: if a quarter of the frame that was never
-black turns black, it is detected. Every golden image is within the limits too.
+black turns black, it is detected. Every golden image that is a frame is within the limits too.
 
 Rule and margins were chosen by reasoning and on the training images of three public data sets: with
 50 images to learn from, 0.0 to 0.4 % of the others would be taken for frames without a part, with
@@ -16,14 +16,20 @@ Rule and margins were chosen by reasoning and on the training images of three pu
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from kdx.bundle.bundle import Bundle
-from kdx.imaging.frame_faults import ChannelLimits, ChannelValues, FrameLimits, values_of
+from kdx.errors import ImageError
+from kdx.imaging.bands import checked_pixels
+from kdx.imaging.frame_faults import ChannelLimits, ChannelValues, FrameLimits, limits_of_most, values_of
+from kdx.imaging.samples import are_frames, evenly
+from kdx.progress import SILENT, Progress, track
 
 # Fewer images do not show how much good ones differ.
 FEWEST_IMAGES = 5
@@ -32,21 +38,46 @@ LIT_MARGIN = 1.25
 # Share of further good images that may exceed a limit, if their values are distributed as assumed.
 _PASSES = 1e-3
 _MOST_OUTLIERS = 100
+# So many frames show which share of a frame is usually black or white.
+_MOST_READ = 100
 
 Frames = Sequence[Sequence[ChannelValues]]
 
 
-def frame_limits_of(bundle: Bundle, good: Mapping[str, Sequence[ChannelValues]]) -> tuple[FrameLimits, list[str]]:
+def known_limits(bundle: Bundle, good_images: Sequence[Path], progress: Progress = SILENT) -> FrameLimits:
+    """Return what is known of a bundle's frames before they are scored.
+
+    Args:
+        bundle: The bundle.
+        good_images: Files of good images. They take the place of golden images that are not frames;
+            those that cannot be read are skipped here, and whoever scores them reports them.
+        progress: Shows every image that is read.
+    """
+    if _golden_frames(bundle):
+        return bundle.manifest.frame_limits
+
+    def frames() -> Iterator[NDArray[np.uint8]]:
+        chosen = evenly(good_images, _MOST_READ)
+        for path in track(progress, chosen, "looking at frames", len(chosen)):
+            with contextlib.suppress(ImageError):
+                yield checked_pixels(path, bundle.manifest.camera)
+
+    return limits_of_most(frames())
+
+
+def frame_limits_of(
+    bundle: Bundle, good: Mapping[str, Sequence[ChannelValues]], known: FrameLimits
+) -> tuple[FrameLimits, list[str]]:
     """Return the limits of frames of a bundle's parts, and the images that widen them.
 
     Args:
-        bundle: The bundle. Its golden images are within the limits too, unless they are tiles of
-            frames.
+        bundle: The bundle. Its golden images are within the limits too, if they are frames.
         good: Values of each channel of each good image, by path.
+        known: What is known of frames, see :func:`known_limits`.
     """
-    golden = [] if bundle.manifest.tiling else [values_of(image) for image in bundle.golden().images]
+    golden = [values_of(image) for image in _golden_frames(bundle)]
     paths, frames = list(good), list(good.values())
-    limits = learn_limits(frames, golden, bundle.manifest.frame_limits)
+    limits = learn_limits(frames, golden, known)
     return limits, [paths[index] for index in outliers_of(frames)]
 
 
@@ -58,7 +89,7 @@ def learn_limits(good: Frames, golden: Frames, known: FrameLimits) -> FrameLimit
             :func:`kdx.imaging.frame_faults.values_of`.
         golden: The same values of golden images, some of which show defects; they only widen
             limits.
-        known: The bundle's limits, of which those that come from golden images stay.
+        known: What is known of frames, of which the shares of black and white stay.
 
     Returns:
         The limits; without limits of channels if there are fewer than :data:`FEWEST` images.
@@ -81,6 +112,13 @@ def learn_limits(good: Frames, golden: Frames, known: FrameLimits) -> FrameLimit
             )
         )
     return FrameLimits(dark=known.dark, bright=known.bright, channels=tuple(channels), images=len(good))
+
+
+def _golden_frames(bundle: Bundle) -> Sequence[NDArray[np.uint8]]:
+    """Return the golden images of a bundle ``(H, W, C)`` if they are frames, otherwise none."""
+    manifest = bundle.manifest
+    images = [] if manifest.tiling else list(bundle.golden().images)
+    return images if are_frames(images, manifest.input, manifest.tiling) else []
 
 
 def outliers_of(good: Frames) -> list[int]:

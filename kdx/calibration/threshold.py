@@ -48,8 +48,9 @@ class Calibration:
         trained_on: Number of images that were skipped because they were trained on.
         bad_images: Images that could not be read, and why.
         frame_faults: Good images that the line will take for frames without a part, and why: they
-            are black, white or overexposed, as no golden image is. Nothing is learned from them,
-            neither a threshold nor limits of frames.
+            are black, white or overexposed, as no golden image is; or, where golden images are not
+            frames, as few of these are. Nothing is learned from them, neither a threshold nor
+            limits of frames.
         frame_limits: What frames of real parts look like, learned from the others.
         frame_outliers: Single images that widen those limits: check whether they show a part.
         chosen_by: Keys of the images that chose the threshold, good and defective, or that the
@@ -142,7 +143,7 @@ def calibrate(
         roi_sha256=bundle.manifest.roi_sha256,
         level=level,
     )
-    limits, outliers = frame_limits_of(bundle, good.frames)
+    limits, outliers = frame_limits_of(bundle, good.frames, detector.frame_limits)
     colours = grey_conversion_remarks([*good_images, *defective_images], detector.input)
     remarks = (*colours, *_remarks(good, defective, scorer.trained))
     return Calibration(

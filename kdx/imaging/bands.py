@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from kdx.errors import ImageError, OptionError
 from kdx.imaging.frame_faults import sampling_steps
-from kdx.imaging.images import InputSpec
+from kdx.imaging.images import InputSpec, decode_file
 
 SUFFIXES = (".tif", ".tiff")
 # A strip or a row of tiles is decoded at once.
@@ -150,6 +150,25 @@ class BandedFrame:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._held.close()
+
+
+def checked_pixels(path: Path, spec: InputSpec) -> NDArray[np.uint8]:
+    """Read the pixels by which a frame is checked, uint8 ``(h, w, C)``: all, if it is read whole.
+
+    Raises:
+        ImageError: The file cannot be read.
+        ImportError: It is read in bands, and the package ``tifffile`` is not installed.
+    """
+    if not has_bands(spec, path):
+        return decode_file(path, spec).pixels
+    with BandedFrame(path, spec) as frame:
+        frame[spec.height - 1 : spec.height, :]  # through all rows, of which the samples are kept
+        return frame.samples
+
+
+def has_bands(spec: InputSpec, path: Path) -> bool:
+    """Whether a file of a camera is read in bands, because its frames may exceed the memory."""
+    return spec.is_in_bands and path.suffix.lower() in SUFFIXES
 
 
 def require_whole_frames(spec: InputSpec, command: str) -> None:

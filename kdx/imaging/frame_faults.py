@@ -3,8 +3,9 @@
 A score measures how much an image differs from good parts *in the networks' features*, so such a
 frame may score low. Therefore each frame is checked before its score is used. Frames that are
 black, white, overexposed or of one value are detected by fixed limits and by the bundle's golden
-images, because dark-field images are nearly black and backlit ones largely white. Calibration
-learns the other limits of each channel from its good images, see
+images, because dark-field images are nearly black and backlit ones largely white. Where golden
+images are not frames but tiles or windows of them, calibration takes its good images in their
+place. It learns the other limits of each channel from its good images too, see
 ``kdx/calibration/frame_limits.py``. About 128 × 128 samples of a frame suffice.
 ``embed/src/frame.cpp`` uses the same samples, and both compute exact sums.
 """
@@ -13,6 +14,7 @@ from __future__ import annotations
 
 import enum
 import math
+from collections.abc import Iterable
 from typing import Annotated, NamedTuple
 
 import msgspec
@@ -79,8 +81,9 @@ class FrameLimits(msgspec.Struct, frozen=True, kw_only=True):
     """The limits that frames of real parts keep.
 
     Attributes:
-        dark: The largest share of samples at the sensor's black in a golden image.
-        bright: The largest share of samples at the sensor's white in a golden image.
+        dark: The largest share of samples at the sensor's black in a golden image, or what
+            :func:`limits_of_most` returns for frames; 1 sets no limit.
+        bright: The same of samples at the sensor's white.
         channels: The limits that calibration learned for each channel, in the graph's order; empty
             without any.
         images: The number of good images that calibration learned from.
@@ -90,6 +93,10 @@ class FrameLimits(msgspec.Struct, frozen=True, kw_only=True):
     bright: _Share = 0.0
     channels: tuple[ChannelLimits, ...] = ()
     images: int = 0
+
+
+# The limits where it is not known how much of a frame is black or white.
+UNKNOWN = FrameLimits(dark=1.0, bright=1.0)
 
 
 class ChannelValues(NamedTuple):
@@ -119,6 +126,20 @@ def limits_of(images: NDArray[np.uint8]) -> FrameLimits:
     return FrameLimits(dark=max(dark for dark, _ in shares), bright=max(bright for _, bright in shares))
 
 
+def limits_of_most(images: Iterable[NDArray[np.uint8]]) -> FrameLimits:
+    """Return limits that nine in ten frames keep, each uint8 ``(H, W, C)``; of no frame, no limits.
+
+    Some of these frames may show no part, as no golden image does.
+    """
+    shares = [_shares(_sampled(image)) for image in images]
+    if not shares:
+        return UNKNOWN
+    dark, bright = (sorted(each)[int(0.9 * (len(shares) - 1))] for each in zip(*shares, strict=True))
+    # Where more frames than these few are nearly all black, that is how good frames look.
+    dark, bright = (share if share <= _NEARLY_ALL else 1.0 for share in (dark, bright))
+    return FrameLimits(dark=dark, bright=bright)
+
+
 def values_of(image: NDArray[np.uint8]) -> list[ChannelValues]:
     """Return the measured values of each channel of a frame, uint8 ``(H, W, C)``."""
     samples = _sampled(image)
@@ -146,7 +167,7 @@ def faults_of(image: NDArray[np.uint8], limits: FrameLimits) -> tuple[FrameFault
 
 
 def lasting_faults_of(image: NDArray[np.uint8], limits: FrameLimits) -> tuple[FrameFault, ...]:
-    """Return the faults that no calibration changes, by what golden images alone allow.
+    """Return the faults that no calibration changes, which limits of channels do not decide.
 
     Images of a calibration that have one show no part, and nothing is learned from them: the limits
     of channels are what calibration learns, and those of an earlier one are replaced.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -49,7 +49,27 @@ def read_sample(path: Path, spec: InputSpec, tiling: Tiling | None = None, place
     any_size = msgspec.structs.replace(spec, fixed_size=False)
     if spec.crop is UNSET or read_header(path)[:2] == (spec.width, spec.height):
         return read_image(path, any_size)
+    inside = msgspec.structs.replace(any_size, height=spec.crop[3], width=spec.crop[2], crop=UNSET)
+    return _surrounded(read_image(path, inside), spec)
+
+
+def are_frames(samples: Iterable[NDArray[np.uint8]], spec: InputSpec, tiling: Tiling | None) -> bool:
+    """Whether samples are frames of the camera, not tiles, or windows of unknown surroundings.
+
+    Args:
+        samples: What :func:`read_sample` returned, uint8 ``(H, W, C)``.
+        spec: The input that the graph accepts.
+        tiling: How large frames are cut into tiles, or None.
+    """
+    if tiling is not None or spec.crop is UNSET:
+        return tiling is None
     x, y, width, height = spec.crop
-    inside = read_image(path, msgspec.structs.replace(any_size, height=height, width=width, crop=UNSET))
-    around = (y, spec.height - y - height), (x, spec.width - x - width), (0, 0)
-    return np.pad(inside, around, mode="edge")
+    windows = ((sample, sample[y : y + height, x : x + width]) for sample in samples)
+    return not any(np.array_equal(sample, _surrounded(window, spec)) for sample, window in windows)
+
+
+def _surrounded(window: NDArray[np.uint8], spec: InputSpec) -> NDArray[np.uint8]:
+    """Return a frame of which only the window is known: the rest repeats its edges."""
+    assert spec.crop is not UNSET
+    x, y, width, height = spec.crop
+    return np.pad(window, ((y, spec.height - y - height), (x, spec.width - x - width), (0, 0)), mode="edge")

@@ -13,7 +13,7 @@ from kdx.decision.band_regions import BandRegions
 from kdx.decision.regions import Region, regions_of
 from kdx.decision.verdict import Verdict
 from kdx.errors import InputError
-from kdx.imaging.bands import SUFFIXES, BandedFrame
+from kdx.imaging.bands import BandedFrame, has_bands
 from kdx.imaging.images import read_image
 from kdx.runtime.tiled import Tiled
 
@@ -39,7 +39,7 @@ class BandedVerdict:
 
 def is_read_in_bands(detector: Detector, path: Path) -> bool:
     """Whether a detector reads a file in bands: its frames may be too large for the memory."""
-    return detector.input.is_in_bands and path.suffix.lower() in SUFFIXES
+    return has_bands(detector.input, path)
 
 
 def judge_path(detector: Detector, path: Path) -> tuple[Verdict, NDArray[np.uint8]]:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import msgspec
 import numpy as np
 from msgspec import UNSET
 from numpy.typing import NDArray
@@ -16,6 +17,7 @@ from kdx.bundle.open import open_bundle
 from kdx.bundle.stored_threshold import Threshold
 from kdx.bundle.variants import OWN_THRESHOLD
 from kdx.calibration.by_hand import GivenThreshold, require_reachable
+from kdx.calibration.frame_limits import known_limits
 from kdx.calibration.level_fit import FittedLevel, fit_level
 from kdx.calibration.rates import require_rates
 from kdx.calibration.threshold import Calibration
@@ -146,6 +148,8 @@ def calibrate_each(
     # Verdicts at the old thresholds do not matter any more; scores and maps must be the
     # reference's.
     bare = bundle.uncalibrated()
+    limits = known_limits(bundle, images, progress)
+    bare = replace(bare, manifest=msgspec.structs.replace(bare.manifest, frame_limits=limits))
     with detector_of(bare, request.backend, request.threads, "fp32") as detector:
         if request.per_position:
             rate = None if defective_images or request.by_hand else request.false_reject_rate

@@ -72,14 +72,14 @@ def _frames(result: Calibration) -> Iterator[Line]:
     if result.frame_faults:
         path, seen = next(iter(result.frame_faults.items()))
         yield Line(
-            f"no golden image is like them, so nothing was learned from them, and the line calls none of them good. "
-            f"'{path}' is {' and '.join(seen)}",
+            "hardly any image that is known to be good is like them, so nothing was learned from them, and the line "
+            f"calls none of them good. '{path}' is {' and '.join(seen)}",
             number_of(len(result.frame_faults), "good [image shows|images show] no part"),
         )
     limits = result.frame_limits
     if not limits.channels:
         few = f"fewer than {FEWEST_IMAGES} good images to learn from"
-        yield Line(f"frames are compared with golden images alone: {few}")
+        yield Line(f"frames are checked for black, white, overexposed and uniform ones alone: {few}")
     for index, channel in enumerate(limits.channels, 1):
         name = f" (channel {index})" if len(limits.channels) > 1 else ""
         yield Line(

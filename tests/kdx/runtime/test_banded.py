@@ -23,7 +23,7 @@ from kdx.decision.overlay import heat_layer, render_overlay
 from kdx.decision.regions import find_regions, regions_of
 from kdx.decision.rule import DecisionRule
 from kdx.errors import ImageError, InputError, OptionError
-from kdx.imaging.bands import BandedFrame
+from kdx.imaging.bands import BandedFrame, checked_pixels
 from kdx.imaging.field_of_view import WHOLE
 from kdx.imaging.frame_faults import faults_of, values_of
 from kdx.imaging.images import InputSpec
@@ -68,6 +68,8 @@ def test_bands_hold_the_pixels_of_the_file(tmp_path, layout, channels):
             assert len(frame._rows) <= 100 + max(layout.get("rowsperstrip", 0), 64)
         samples = frame.samples
     assert values_of(samples) == values_of(whole)
+    assert (checked_pixels(path, msgspec.structs.replace(spec, bands=True)) == samples).all()
+    assert (checked_pixels(path, spec) == whole).all()
 
 
 def test_samples_of_a_frame_are_its_own_samples():
