@@ -8,6 +8,7 @@ later thresholds.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -99,6 +100,32 @@ class StudentsOfRun:
             received=received,
             fix=f"train with the options of '{self.run.path}', or leave out `init`",
         )
+
+
+def without_past(out: Path, options: TrainOptions, begun: RunConfig | None) -> TrainOptions:
+    """Return the options without an ``init`` whose run is gone, if it is needed no more.
+
+    That is so from the first epoch on, if it is the run that is recorded: the command that began
+    the training resumes it too.
+
+    Args:
+        out: The run folder.
+        options: The options.
+        begun: The configuration of the run that is resumed, or None.
+
+    Raises:
+        CheckpointError: Another run is named, and there is none.
+    """
+    if begun is None or begun.init is UNSET or options.init is None or options.init.exists() or not _has_restart(out):
+        return options
+    if str(options.init) != begun.init.run:
+        raise CheckpointError(
+            f"'{out}' cannot be resumed: there is no run folder '{options.init}'",
+            expected=f"'{begun.init.run}', with which it began, or no `init`",
+            received=str(options.init),
+            fix="leave out `init`: there is an epoch to resume from",
+        )
+    return replace(options, init=None)
 
 
 def open_students(out: Path, options: TrainOptions, begun: RunConfig | None) -> StudentsOfRun | None:

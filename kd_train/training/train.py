@@ -33,7 +33,7 @@ from kd_train.training.from_options import (
     split_names,
     teacher_config,
 )
-from kd_train.training.initial_students import learnt_before, open_students
+from kd_train.training.initial_students import learnt_before, open_students, without_past
 from kd_train.training.int8_stage import missing_stage, options_of_stage, require_no_stage
 from kd_train.training.kept_teacher import FinishedTeacher, KeptTeacher
 from kd_train.training.options import TrainOptions
@@ -156,7 +156,7 @@ def _train(
     require_apart_from_images("the run", out, [Path(each) for each in (data, *options.extra_images) if each])
     device = check_device(options.device)
     began = Run(out).config if options.resume and (out / RUN_INDEX).exists() else None
-    options = as_begun(options, began)
+    options = as_begun(without_past(out, options, began), began)
     existing = kept_teacher(options)
     recipe = recipe_of(options, existing)
     if teacher_only:

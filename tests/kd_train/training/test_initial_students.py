@@ -165,6 +165,22 @@ def test_it_is_resumed_with_the_run_that_it_began_with(lamp, source, started, tm
     assert Run(run).config.init == Run(started).config.init
 
 
+def test_from_the_first_epoch_on_the_command_that_began_it_resumes_it_without_that_run(lamp, source, tmp_path):
+    earlier = Path(shutil.copytree(source, tmp_path / "earlier"))
+    run, options = tmp_path / "run", replace(STILL, epochs=2, init=earlier)
+    interrupted(lamp, run, options, steps=1)
+    earlier.rename(tmp_path / "moved")
+    with pytest.raises(CheckpointError, match="there is no run folder"):
+        train(lamp, run, replace(options, resume=True))
+    (tmp_path / "moved").rename(earlier)
+    interrupted(lamp, run, replace(options, resume=True), steps=3)
+    earlier.rename(tmp_path / "moved")
+    with pytest.raises(CheckpointError, match="there is no run folder") as caught:
+        train(lamp, run, replace(options, init=tmp_path / "other", resume=True))
+    assert caught.value.fix == "leave out `init`: there is an epoch to resume from"
+    assert train(lamp, run, replace(options, resume=True)).run.checkpoint("last").epoch == 2
+
+
 def test_a_run_that_began_with_random_students_takes_no_others(dataset, source, started, tmp_path):
     run = Path(shutil.copytree(source, tmp_path / "run"))
     with pytest.raises(CheckpointError, match="began with other students") as caught:
@@ -182,9 +198,11 @@ def test_a_compact_teacher_is_taken_over(dataset, lamp, tmp_path):
     begun = replace(options, epochs=2)
     interrupted(lamp, tmp_path / "begun", begun, steps=3)  # after an epoch, that run is not needed
     compact.path.rename(tmp_path / "moved")
-    extended = train(lamp, tmp_path / "begun", replace(begun, init=None, resume=True)).run
-    assert extended.checkpoint("last").epoch == 2
-    assert extended.config.teacher_sha256 == config.teacher_sha256
+    resumed = shutil.copytree(tmp_path / "begun", tmp_path / "again")
+    for out, init in ((tmp_path / "begun", None), (resumed, compact.path)):
+        extended = train(lamp, out, replace(begun, init=init, resume=True)).run
+        assert extended.checkpoint("last").epoch == 2
+        assert extended.config.teacher_sha256 == config.teacher_sha256
     (tmp_path / "moved").rename(compact.path)
     with pytest.raises(OptionError, match="holds a compact teacher and no students"):
         train(lamp, tmp_path / "other", replace(STILL, init=compact.path / "teacher"))
