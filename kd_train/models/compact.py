@@ -50,6 +50,15 @@ class Head(msgspec.Struct, frozen=True):
     stride: int
 
 
+def require_distinct(name: str, taps: Sequence[str]) -> None:
+    """Raise ``OptionError`` if two features that a compact network learns have one name."""
+    if len(set(taps)) < len(taps):
+        raise OptionError(
+            f"one compact network cannot learn two taps with the same name: {', '.join(taps)}",
+            fix=f"give each source its own: `backbone='{name},{name}'`",
+        )
+
+
 class CompactNetwork(FeatureNetwork):
     """A compact network with a head at each tap of its source.
 
@@ -73,11 +82,7 @@ class CompactNetwork(FeatureNetwork):
                 received=f"'{other[0].tap}' of stride {other[0].stride}" if other else "no taps",
                 fix="choose other `taps`",
             )
-        if len({head.tap for head in heads}) < len(heads):
-            raise OptionError(
-                f"one compact network cannot learn two taps with the same name: {', '.join(h.tap for h in heads)}",
-                fix=f"give each source its own: `backbone='{name},{name}'`",
-            )
+        require_distinct(name, [head.tap for head in heads])
         ordered = sorted(heads, key=lambda head: head.stride)
         self.taps = tuple(head.tap for head in ordered)
         self.mean, self.std = _MEAN, _STD

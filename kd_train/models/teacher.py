@@ -196,7 +196,8 @@ def _compact_teacher(options: TeacherOptions, groups: int) -> Teacher:
         )
     names, own = options.backbones, options.heads
     if len(names) == 1:
-        networks = [CompactNetwork(names[0], [head for group in own for head in group])]
+        # Groups may have a tap of one source in common; of two sources, open_source refuses that.
+        networks = [CompactNetwork(names[0], list(dict.fromkeys(head for group in own for head in group)))]
         indices = [0] * groups
     else:
         networks = [

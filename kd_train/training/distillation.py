@@ -78,7 +78,8 @@ def open_source(recipe: Recipe, weights: tuple[str, ...] | None) -> Source:
     """Build the networks of ``recipe.teacher_from`` with their weights.
 
     Raises:
-        OptionError: A network or a tap does not exist, or they do not fit the method's groups.
+        OptionError: A network or a tap does not exist, or they do not fit the method's groups; or
+            one compact network would learn taps of the same name from two networks.
         WeightsError: No weights were found, or they do not fit.
     """
     compact_sources = [name for name in recipe.teacher_from if name in compact_networks.NAMES]
@@ -92,6 +93,8 @@ def open_source(recipe: Recipe, weights: tuple[str, ...] | None) -> Source:
     groups = len(recipe.taps or recipe.strides)
     options = TeacherOptions(recipe.teacher_from, weights, recipe.taps, recipe.strides)
     teacher, text = build_teacher(options, groups, option="`teacher_from`")
+    if len(recipe.backbones) == 1 and len(teacher.networks) > 1:
+        compact_networks.require_distinct(recipe.backbones[0], [feature.name for feature in teacher.features])
     names = " and ".join(dict.fromkeys(recipe.teacher_from))
     return Source(teacher.requires_grad_(False).eval(), f"distilled from {names}, {text}")
 

@@ -9,6 +9,7 @@ from kd_train.models import compact
 from kd_train.models.compact import CompactNetwork, Head
 from kd_train.models.teacher import TeacherOptions, build_teacher, untrained_network
 from kdx.errors import OptionError
+from tests.pairs import make_pair
 
 HEADS = (Head("blocks.2", 40, 8), Head("blocks.4", 112, 16), Head("blocks.5", 192, 32))
 
@@ -89,6 +90,20 @@ def test_one_network_learns_both_groups_or_each_has_its_own():
         ]
         assert [feature.shape[1] for feature in teacher(x)] == [16, 32, 48]
         assert not teacher.adapt  # all take the same normalised image
+
+
+def test_groups_share_the_head_of_a_tap_that_both_name():
+    groups = (HEADS[:2], HEADS[1:])
+    teacher = build_teacher(TeacherOptions(("compact-s",), None, (), ((8, 16), (16, 32)), groups), groups=2)[0]
+    assert [feature.name for feature in teacher.features] == ["blocks.2", "blocks.4", "blocks.4", "blocks.5"]
+    _, first, second, _ = teacher.eval()(torch.randn(1, 3, 64, 64))
+    assert torch.equal(first, second)
+
+
+@pytest.mark.parametrize("method", ["dual", "mixed-teacher"])
+def test_one_compact_network_serves_a_method_of_two_teachers_with_its_own_recipe(method):
+    pair = make_pair(method, "compact-s", source="tf_efficientnet_lite0")
+    assert len(pair.teacher.networks) == 1
 
 
 def test_a_student_has_the_teachers_network_and_weights_of_its_own():

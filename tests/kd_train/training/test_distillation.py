@@ -335,7 +335,7 @@ def test_two_teachers_become_two_compact_networks_or_one(dataset, tmp_path):
         train(
             dataset,
             tmp_path / "same",
-            replace(common, backbone="compact-s", teacher_from="test_resnet,test_resnet", taps="layer1/layer1"),
+            replace(common, backbone="compact-s", teacher_from="resnet18,resnet34", taps="layer1/layer1"),
         )
 
 
