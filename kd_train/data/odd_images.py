@@ -45,7 +45,7 @@ class _Odd:
 
 
 def handle_odd_images(
-    records: Sequence[ImageRecord], choice: OddImages, *, channels: str = "auto"
+    records: Sequence[ImageRecord], choice: OddImages, *, channels: str = "auto", tiles: bool = False
 ) -> tuple[list[ImageRecord], list[Remark]]:
     """Return the images to train on, and remarks on the odd ones.
 
@@ -55,11 +55,13 @@ def handle_odd_images(
             them, whatever the effect on the detector.
         channels: The number of channels that the user chose, in which case colour is not compared;
             or ``auto``.
+        tiles: Whether the images are frames from which tiles are cut.
 
     Raises:
         DataError: There are odd images, and ``choice`` is ``stop``.
     """
-    odd = [one for one in (_sizes(records), _colours(records, channels), _depths(records)) if one is not None]
+    found = _sizes(records, tiles=tiles), _colours(records, channels), _depths(records)
+    odd = [one for one in found if one is not None]
     if odd and choice == "stop":
         first = odd[0]
         raise DataError(
@@ -90,7 +92,7 @@ def handle_odd_images(
     ]
 
 
-def _sizes(records: Sequence[ImageRecord]) -> _Odd | None:
+def _sizes(records: Sequence[ImageRecord], *, tiles: bool) -> _Odd | None:
     most, odd = _minority([(record.width, record.height) for record in records], records)
     if most is None:
         return None
@@ -98,7 +100,9 @@ def _sizes(records: Sequence[ImageRecord]) -> _Odd | None:
         "odd_size",
         "[has|have] another size than the others",
         f"{most[0]} × {most[1]} pixels, as {len(records) - len(odd)} images",
-        "the detector then reads files of any size and takes no camera's frames",
+        "the size of the camera's frames is then not known, and exports need it: `frame`"
+        if tiles
+        else "the detector then reads files of any size and takes no camera's frames",
         odd,
     )
 

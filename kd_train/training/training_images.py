@@ -125,7 +125,7 @@ def read_training_images(
     # A published data set is used as it is.
     odd = "keep" if folder.dataset and options.odd_images == "stop" else options.odd_images
     scanned = scan_images(require_good(folder), bad, progress)
-    records, odd_remarks = handle_odd_images(scanned, odd, channels=options.channels)
+    records, odd_remarks = handle_odd_images(scanned, odd, channels=options.channels, tiles=options.tile is not None)
     used = {record.path for record in records}
     left_out = [record for record in scanned if record.path not in used]
     spec = choose_input(

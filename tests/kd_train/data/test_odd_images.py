@@ -101,6 +101,18 @@ def test_grey_stored_as_colour_is_grey_and_most_files_decide(tmp_path, stored_as
     assert choose_input(records, 64).channels == (1 if stored_as_colour < 3 else 3)
 
 
+@pytest.mark.parametrize(
+    ("tiles", "effect"), [(False, "takes no camera's frames"), (True, "not known, and exports need it: `frame`")]
+)
+def test_the_effect_of_another_size_is_that_on_frames_or_on_tiles(tmp_path, tiles, effect) -> None:
+    records = scanned(tmp_path, *CASES["size"][0])
+    _, (used,) = handle_odd_images(records, "keep", tiles=tiles)
+    assert used.text.endswith(effect)
+    with pytest.raises(DataError) as caught:
+        handle_odd_images(records, "stop", tiles=tiles)
+    assert effect in caught.value.fix
+
+
 def test_colour_decides_nothing_where_the_user_chose_the_channels(tmp_path) -> None:
     records = scanned(tmp_path, *map(grey, range(9)), colour(9))
     assert handle_odd_images(records, "stop", channels="1") == (records, [])
