@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from kdx.bundle.manifest import SIGNATURE
 from kdx.bundle.open import open_bundle
 from kdx.decision.roi import VARIES, RoiFrame, encode_roi, propose_mask, read_roi, roi_of, set_roi, why_stale
-from kdx.errors import ImageError
+from kdx.errors import ImageError, InputError
 from kdx.folders.apart import require_apart_from_data
 from kdx.folders.bad_images import skip_bad
 from kdx.folders.data_folder import require_good
@@ -119,6 +119,7 @@ def write_proposal(
     bad: dict[str, str] = {}
     mask = propose(bundle, folder, VARIES if varies is None else varies, bad, max_bad_images, progress)
     roi = RoiFrame.of(bundle.manifest).roi(mask)
+    _require_effect(roi)
     output.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(output, encode_roi(roi))
     in_grey = grey_conversion_remarks(folder.good, bundle.manifest.camera)
@@ -176,7 +177,7 @@ def region_of(path: Path, mask: Path | None, *, remove: bool) -> RegionOfBundle:
     Raises:
         BundleError: The bundle is not valid, or was replaced meanwhile.
         ImageError: The mask is not readable, or is not grey.
-        InputError: The mask is not valid.
+        InputError: The mask is not valid, or only excludes what the networks do not see.
         OutputError: The folder that contains the bundle is not writable.
     """
     bundle = open_bundle(path)
@@ -188,6 +189,23 @@ def region_of(path: Path, mask: Path | None, *, remove: bool) -> RegionOfBundle:
     wanted = None if remove else given or current
     is_changed = (wanted is None) != (current is None) or (wanted is not None and not wanted.is_same(current))
     if is_changed:
+        if wanted is not None:
+            _require_effect(wanted)
         require_writable(path.resolve().parent)
         bundle = set_roi(bundle, wanted)
     return RegionOfBundle(bundle, wanted, is_changed, was_signed and is_changed)
+
+
+def _require_effect(roi: Roi) -> None:
+    """Refuse a region that would make a calibration stale and change no verdict.
+
+    Regions for single images may be such: an object may fill the window.
+    """
+    if not roi.counted.all():
+        return
+    left, top, right, bottom = roi.frame.view.box(*roi.frame.image_size[::-1])
+    raise InputError(
+        "the region of interest changes nothing: it excludes only what the networks do not see",
+        expected=f"0 somewhere within columns {left:g} to {right:g} and rows {top:g} to {bottom:g}",
+        fix="use none: kdx roi BUNDLE --remove",
+    )
