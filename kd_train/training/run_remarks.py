@@ -8,8 +8,11 @@ import shlex
 from msgspec import UNSET
 
 from kd_train.training.run_folder import Run
+from kd_train.training.tiled_detector import SCALE_TOLERANCE
 from kdx.bundle.teacher_comparison import worse_teacher
 from kdx.errors import CheckpointError
+from kdx.imaging.image_size import say_size
+from kdx.imaging.images import InputSpec
 from kdx.remarks import Remark, remark
 
 
@@ -23,6 +26,25 @@ def remarks_on(run: Run, which: str | None = None) -> list[Remark]:
     """
     found = [*run.remarks(), *_stage_of_another_checkpoint(run), *_border_weights_of_another_checkpoint(run, which)]
     return [*found, *(worse_teacher(run.config.distilled.comparisons) if run.config.distilled else [])]
+
+
+def remarks_on_window(run: Run, exported: InputSpec) -> list[Remark]:
+    """Return a remark where networks see a window at another scale than the training images.
+
+    Args:
+        run: The run.
+        exported: The input for which it was exported.
+    """
+    trained, sides = run.config.input.seen, exported.seen
+    if exported.crop is UNSET or not run.config.input.fixed_size:
+        return []
+    if all(abs(one / other - 1) < SCALE_TOLERANCE for one, other in zip(trained, sides, strict=True)):
+        return []
+    text = (
+        f"window has other sides than the training images, {say_size(trained)}: unless both show the same part of the "
+        "scene, the networks see it at another scale than they learnt; train with `crop` on frames of this camera"
+    )
+    return remark("window_of_another_scale", text, [f"`crop` of {say_size(sides)}"])
 
 
 def _stage_of_another_checkpoint(stage: Run) -> list[Remark]:

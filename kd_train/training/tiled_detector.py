@@ -16,7 +16,7 @@ from kdx.imaging.images import ChannelOrder, read_image
 from kdx.imaging.tiling import TileRequest, Tiling, plan_tiles
 
 # A difference of a tenth in size hardly changes what networks compute.
-_SCALE_TOLERANCE = 0.1
+SCALE_TOLERANCE = 0.1
 _BATCH, _MOST = 8, 1024  # tiles in a call of the networks: the default, and the maximum
 
 
@@ -109,4 +109,4 @@ def _require_scale(config: RunConfig, tile: int) -> None:
 
 
 def _are_close(sides: tuple[int, int], tile: int) -> bool:
-    return all(abs(side / tile - 1) < _SCALE_TOLERANCE for side in sides)
+    return all(abs(side / tile - 1) < SCALE_TOLERANCE for side in sides)

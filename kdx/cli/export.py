@@ -103,7 +103,7 @@ def export(
         force=force,
         progress=progress_for(json),
     )
-    remarks = [*lost, *training_remarks(run, checkpoint)]
+    remarks = [*lost, *training_remarks(run, checkpoint, result)]
     if json:
         record = {
             "bundle": str(bundle),

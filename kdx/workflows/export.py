@@ -217,12 +217,16 @@ def _said(error: DataError) -> str:
     return "; ".join(part for part in (error.message, error.fix) if part)
 
 
-def training_remarks(run: Path, which: str | None = None) -> list[Remark]:
-    """Return remarks on a run; see :func:`kd_train.training.run_remarks.remarks_on`."""
-    from kd_train.training.run_folder import Run
-    from kd_train.training.run_remarks import remarks_on
+def training_remarks(run: Path, which: str | None = None, exported: Bundle | None = None) -> list[Remark]:
+    """Return remarks on a run, and on the window of a bundle that was exported of it.
 
-    return remarks_on(Run(run), which)
+    See :mod:`kd_train.training.run_remarks`.
+    """
+    from kd_train.training.run_folder import Run
+    from kd_train.training.run_remarks import remarks_on, remarks_on_window
+
+    opened = Run(run)
+    return [*remarks_on(opened, which), *(remarks_on_window(opened, exported.manifest.input) if exported else [])]
 
 
 def first_rate(run: Path) -> float:

@@ -14,7 +14,7 @@ from kd_train.training.free_folder import require_free
 from kd_train.training.run_config import Quantized
 from kd_train.training.run_folder import Run
 from kd_train.training.run_images import MissingImagesWarning, held_out_files, training_files
-from kd_train.training.run_remarks import remarks_on
+from kd_train.training.run_remarks import remarks_on, remarks_on_window
 from kdx.errors import OutputError
 from kdx.storage.json_records import INT8_FOLDER
 from tests.platforms import needs_links
@@ -44,6 +44,21 @@ def test_a_stage_of_another_checkpoint_is_named(run_copy, tmp_path):
     shutil.copytree(stage.path, tmp_path / "moved" / INT8_FOLDER)
     stage.path = tmp_path / "moved" / INT8_FOLDER  # there is no run around it
     assert remarks_on(stage) == []
+
+
+def test_a_window_of_another_scale_is_named(run_copy):
+    run = Run(run_copy)
+
+    def said(*sides: int) -> list[str]:
+        return [str(each) for each in remarks_on_window(run, run.input_for((480, 640), crop=(100, 200, *sides)))]
+
+    assert said(64, 64) == said(69, 60) == remarks_on_window(run, run.input_for((480, 640))) == []
+    for sides, size in (((64, 128), "128x64"), ((32, 32), "32x32")):
+        (text,) = said(*sides)
+        assert text.startswith("1 window has other sides than the training images, 64x64: unless both show the same")
+        assert text.endswith(f"`crop` of {size}")
+    run.config = msgspec.structs.replace(run.config, input=msgspec.structs.replace(run.config.input, fixed_size=False))
+    assert said(32, 32) == []  # of images of all sizes
 
 
 @pytest.mark.parametrize("which", ["best", "last", None])

@@ -56,3 +56,11 @@ def test_what_is_gone_with_a_replaced_bundle_is_named(tiny_run, bundle_copy, raw
     cli("export", tiny_run, "-o", bundle_copy, code=2)
     told = cli("export", tiny_run, "-o", bundle_copy, "--force", "--json").json["remarks"]
     assert [each["first"] for each in told if each["kind"] == "gone_with_replaced"] == [[f"threshold {threshold:.4g}"]]
+
+
+@pytest.mark.slow
+def test_a_window_at_another_scale_than_the_training_images_is_named(tiny_run, cli, tmp_path):
+    window = ("--input-size", "96x128", "--crop", "32,16,32,32")
+    result = cli("export", tiny_run, "-o", tmp_path / "tile.kdx", *window)
+    assert "1 window has other sides than the training images, 64x64" in result.stderr
+    assert "--crop of 32x32" in result.stderr
