@@ -10,7 +10,9 @@ from pathlib import Path, PurePosixPath
 import msgspec
 
 from kdx.bundle.bundle import Bundle
+from kdx.bundle.index import read_index
 from kdx.bundle.manifest import INDEX, SIGNATURE, Manifest
+from kdx.errors import BundleError
 from kdx.storage.files import new_folder, sha256_bytes, sha256_file, write_atomic
 from kdx.storage.json_records import encode_record
 
@@ -55,10 +57,18 @@ def with_file(
         calibrated: Returns the manifest with a new calibration; None keeps the stored one.
 
     Raises:
-        BundleError: The folder holds another bundle now.
+        BundleError: The folder holds another bundle now, or another call changed it meanwhile.
         OutputError: The folder around the bundle cannot be written.
     """
-    with new_folder(bundle.path, force=True) as folder:
+    copied: tuple[bytes, set[Path]] | None = None
+
+    def require_unchanged() -> None:
+        # What changed after it was copied would be lost: thresholds, an engine, a signature.
+        if _state(bundle.path) != copied:
+            raise BundleError(f"'{bundle.path}' was changed by another call meanwhile", fix="call again")
+
+    with new_folder(bundle.path, force=True, check=require_unchanged) as folder:
+        copied = _state(bundle.path)
         manifest = bundle.require_present("changed", fix="call again")
         manifest = calibrated(manifest) if calibrated else manifest
         files = {each: digest for each, digest in manifest.files.items() if each != name}
@@ -71,6 +81,11 @@ def with_file(
         changed = msgspec.structs.replace(manifest, schema=manifest.needed_schema, files=files)
         write_atomic(folder / INDEX, encode_record(changed))
     return Bundle(bundle.path, changed)
+
+
+def _state(root: Path) -> tuple[bytes, set[Path]]:
+    """Return the index of a bundle, and the paths of its files and folders."""
+    return read_index(root), set(root.rglob("*"))
 
 
 def _copy_listed(bundle: Bundle, name: str, target: Path) -> None:

@@ -15,7 +15,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from kdx.errors import OutputError
@@ -91,13 +91,15 @@ def write_parts(path: Path, parts: Iterable[bytes], *, private: bool = False) ->
 
 
 @contextlib.contextmanager
-def new_folder(target: Path, *, force: bool = False) -> Iterator[Path]:
+def new_folder(target: Path, *, force: bool = False, check: Callable[[], None] | None = None) -> Iterator[Path]:
     """Fill a temporary folder, and rename it to ``target`` if the block ends without an error.
 
     Args:
         target: The folder to create, with its parents. If it is a link, the folder that it leads to
             is replaced.
         force: Whether to replace an existing folder, which remains until the new one is complete.
+        check: What is called right before the rename, while no other process changes ``target``; an
+            error that it raises leaves ``target`` as it is.
 
     Yields:
         The temporary folder.
@@ -125,6 +127,8 @@ def new_folder(target: Path, *, force: bool = False) -> Iterator[Path]:
         temporary.chmod(0o777 & ~umask())
         with locked(target.parent):
             refuse_existing(target, force=force)  # another process may have created it meanwhile
+            if check is not None:
+                check()
             replaced = _swap(temporary, target)
     except BaseException as error:
         shutil.rmtree(temporary, ignore_errors=True)

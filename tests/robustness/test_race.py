@@ -14,12 +14,13 @@ import pytest
 
 import kdx
 from kdx.bundle import index as index_module
+from kdx.bundle import store as store_module
 from kdx.bundle.bundle import Bundle
 from kdx.bundle.open import open_bundle
-from kdx.bundle.store import write_manifest
+from kdx.bundle.store import with_file, write_manifest
 from kdx.errors import BundleError, OutputError
 from kdx.storage import locks
-from kdx.storage.files import new_folder
+from kdx.storage.files import new_folder, sha256_bytes
 from kdx.storage.locks import locked
 
 if sys.platform == "win32":
@@ -67,6 +68,37 @@ def test_a_calibration_of_a_replaced_bundle_is_refused(bundle_copy) -> None:
     with pytest.raises(BundleError, match="was replaced while it was calibrated"):
         opened.with_thresholds(opened.manifest.threshold)
     assert open_bundle(bundle_copy).manifest.threshold is None
+
+
+def calibrate(bundle: Path) -> None:
+    opened = open_bundle(bundle)
+    opened.with_thresholds(msgspec.structs.replace(opened.manifest.threshold, created="later"))
+
+
+CHANGES = {
+    "calibrated": calibrate,
+    "another file": lambda bundle: with_file(open_bundle(bundle), "roi.png", b"of the first call"),
+    "an engine": lambda bundle: (bundle / "engines/new").mkdir(parents=True),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=list(CHANGES))
+def test_of_two_changes_of_a_bundle_the_second_is_refused(bundle_copy, monkeypatch, change) -> None:
+    """The second has copied the bundle before the first changes it, and would undo that."""
+    real, changed = store_module.write_atomic, []
+
+    def write(path: Path, data: bytes) -> None:
+        monkeypatch.undo()
+        change(bundle_copy)
+        changed.extend([(bundle_copy / "bundle.json").read_bytes(), sorted(bundle_copy.rglob("*"))])
+        real(path, data)
+
+    monkeypatch.setattr(store_module, "write_atomic", write)
+    with pytest.raises(BundleError, match="was changed by another call meanwhile"):
+        with_file(open_bundle(bundle_copy), "roi.png", b"of the second call")
+    assert [(bundle_copy / "bundle.json").read_bytes(), sorted(bundle_copy.rglob("*"))] == changed
+    assert not list(bundle_copy.parent.glob(".*"))
+    assert with_file(open_bundle(bundle_copy), "roi.png", b"again").manifest.roi_sha256 == sha256_bytes(b"again")
 
 
 def test_a_bundle_that_is_replaced_while_it_is_loaded_is_refused(bundle_copy, monkeypatch) -> None:
