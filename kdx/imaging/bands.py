@@ -130,9 +130,12 @@ class BandedFrame:
         """Return the pixels of a strip or tile, and its first column."""
         page = self._page
         try:
+            # JPEG data may share tables that are kept beside it. To find the decoder, tifffile
+            # reads elsewhere in the file.
+            decode, shared = page.decode, {"jpegtables": page.jpegtables, "jpegheader": page.jpegheader}
             handle = self._file.filehandle
             handle.seek(page.dataoffsets[index])
-            data, place, _ = page.decode(handle.read(page.databytecounts[index]), index)
+            data, place, _ = decode(handle.read(page.databytecounts[index]), index, **shared)
         except Exception as error:  # a decoder raises nearly anything on damaged data
             raise ImageError(
                 f"'{self._path}' is damaged, or compressed in a way that is not known here",

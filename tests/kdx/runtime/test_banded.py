@@ -72,6 +72,39 @@ def test_bands_hold_the_pixels_of_the_file(tmp_path, layout, channels):
     assert (checked_pixels(path, spec) == whole).all()
 
 
+def test_tables_that_jpeg_strips_share_reach_the_decoder(tmp_path):
+    path = write(tmp_path / "frame.tif", pixels_of(1), rowsperstrip=50)
+    with BandedFrame(path, InputSpec(height=HEIGHT, width=WIDTH, channels=1)) as frame:
+        page, given = frame._page, []
+        decode = page.decode
+        page.jpegtables, page.jpegheader = b"tables", b"header"
+
+        class Moving(type(page)):
+            """Finds its decoder as that of JPEG does: it reads elsewhere in the file."""
+
+            @property
+            def decode(self):
+                self.parent.filehandle.seek(0)
+                return lambda *place, **options: given.append(options) or decode(*place)
+
+        page.__class__ = Moving
+        assert (frame[0:100, 0:WIDTH] == pixels_of(1)[:100]).all()
+    assert given == [{"jpegtables": b"tables", "jpegheader": b"header"}] * 2
+
+
+def test_jpeg_strips_that_share_tables_are_read(tmp_path):
+    pytest.importorskip("imagecodecs")
+    path = tmp_path / "frame.tif"
+    smooth = np.add.outer(np.arange(HEIGHT), np.arange(WIDTH)) // 5
+    Image.fromarray(smooth.astype(np.uint8)).save(path, compression="jpeg", strip_size=1 << 15)
+    spec = InputSpec(height=HEIGHT, width=WIDTH, channels=1)
+    with BandedFrame(path, spec) as frame:
+        assert frame._page.jpegtables
+        assert frame._height < HEIGHT
+        difference = frame[0:HEIGHT, 0:WIDTH].astype(int) - kdx.read_image(path, spec)
+    assert np.abs(difference).max() <= 1  # two decoders
+
+
 def test_samples_of_a_frame_are_its_own_samples():
     frame = pixels_of(1)
     for height in (100, 255, 256, 511, 512, 600):
