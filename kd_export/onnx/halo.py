@@ -78,8 +78,8 @@ def edge_errors(
 ) -> NDArray[np.float64]:
     """Return the largest relative error of tiles' maps from each distance to the edge inwards.
 
-    Each image is judged as a tile and, mirrored at its edges, as the middle of a frame twice as
-    large.
+    Each image is judged as a tile and, mirrored at its edges, as the middle of a frame about twice
+    as large.
 
     Args:
         pair: The pair that the detector was made of.
@@ -93,16 +93,21 @@ def edge_errors(
         middle.
     """
     tile, size = detector.input_spec, detector.size
-    larger = msgspec.structs.replace(tile, height=2 * tile.height, width=2 * tile.width)
-    around = FusedDetector(pair, detector.spec, larger, (2 * size[0], 2 * size[1]), mean, std)
+    # Frames are cut at multiples of the deepest stride, so that all tiles lie on the same grid.
+    step = max(detector.strides)
+    before = [-(-side // (2 * step)) * step for side in size]
+    sides = zip(before, (tile.height, tile.width), size, strict=True)
+    pads = [margin * length // side for margin, length, side in sides]
+    larger = msgspec.structs.replace(tile, height=tile.height + 2 * pads[0], width=tile.width + 2 * pads[1])
+    whole = (size[0] + 2 * before[0], size[1] + 2 * before[1])
+    around = FusedDetector(pair, detector.spec, larger, whole, mean, std)
     worst = np.zeros(min(size) // 2)
     rows, columns = (np.minimum(np.arange(side), np.arange(side)[::-1]) for side in size)
     edge = np.minimum(rows[:, None], columns[None, :])
-    inside = tuple(slice(side // 2, side // 2 + side) for side in size)
+    inside = tuple(slice(margin, margin + side) for margin, side in zip(before, size, strict=True))
     with torch.inference_mode():
         for image in images:
-            pads = [(side // 2, side - side // 2) for side in image.shape[:2]]
-            wider = np.pad(image, (*pads, (0, 0)), mode="symmetric")
+            wider = np.pad(image, [(pad, pad) for pad in (*pads, 0)], mode="symmetric")
             alone = detector(torch.from_numpy(image[None].copy()))[0][0].numpy()
             within = around(torch.from_numpy(wider[None]))[0][0].numpy()[inside]
             difference = np.abs(alone - within) / max(float(np.ptp(within)), _LEAST_RANGE)

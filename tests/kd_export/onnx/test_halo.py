@@ -48,6 +48,31 @@ def test_maps_are_wrong_exactly_as_far_as_the_network_sees(radius):
     assert (np.diff(errors) <= 0).all()
 
 
+class OneCell(nn.Module):
+    """A pair that sees each cell of 8 × 8 pixels by itself."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.teacher, self.student = (nn.Conv2d(3, 4, 8, stride=8, bias=False) for _ in ("teacher", "student"))
+
+    def forward(self, x: Tensor) -> list[tuple[Tensor, Tensor]]:
+        return [(self.teacher(x), self.student(x))]
+
+
+@pytest.mark.parametrize("side", [48, 56])
+@pytest.mark.parametrize("scale", [1, 2])
+def test_tiles_are_compared_on_the_grid_on_which_frames_are_cut(side, scale):
+    spec = PairSpec((MapSpec((Tap("only", Distance.HALF_SQUARED_L2),), Combine.SUM),), score=ScoreRule.MAX)
+    mean = std = (0.4, 0.4, 0.4)
+    pair, tile = OneCell(), (scale * side, scale * side)
+    detector = FusedDetector(pair, spec, InputSpec(height=tile[0], width=tile[1]), (side, side), mean, std)
+    errors = edge_errors(pair, detector, solar_cells(2, tile), mean, std)
+    # Resampling changes no other cell than the first, which is interpolated up to the centre of the
+    # second.
+    assert errors[12:].max() < 1e-5  # FP32
+
+
 def test_the_halo_is_the_first_step_that_is_right():
     errors = np.linspace(0.2, 0.0, 32)
     assert choose_halo(np.zeros(32), 8) == 0
