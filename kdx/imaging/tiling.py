@@ -248,18 +248,23 @@ class _Place(msgspec.Struct, frozen=True):
 
 def _places(starts: list[int], length: int, overlap: int, halo: int) -> list[_Place]:
     """Return the place of every tile along an axis, in map pixels; the weights add up to 1."""
-    total = starts[-1] + length
     ramp = max(1, overlap - 2 * halo)
-    raw = np.zeros((len(starts), total))
-    for index, start in enumerate(starts):
-        inner = np.arange(length) + 0.5
+    inner = np.arange(length) + 0.5
+
+    def raw(index: int) -> NDArray[np.float64]:
         rise = np.ones(length) if index == 0 else np.clip((inner - halo) / ramp, 0, 1)
         fall = np.ones(length) if index == len(starts) - 1 else np.clip((length - halo - inner) / ramp, 0, 1)
-        raw[index, start : start + length] = np.minimum(rise, fall)
-    weights = (raw / raw.sum(axis=0)).astype(np.float32)
+        return np.minimum(rise, fall)
+
+    # A line of the frame's map at most: all tiles by the whole line would take gigabytes.
+    sums = np.zeros(starts[-1] + length)
+    for index, start in enumerate(starts):
+        sums[start : start + length] += raw(index)
     places = []
     for index, start in enumerate(starts):
-        used = np.flatnonzero(raw[index])
+        weights = raw(index)
+        used = np.flatnonzero(weights)
         low, high = int(used[0]), int(used[-1]) + 1
-        places.append(_Place(slice(low - start, high - start), slice(low, high), weights[index, low:high]))
+        part = (weights[low:high] / sums[start + low : start + high]).astype(np.float32)
+        places.append(_Place(slice(low, high), slice(start + low, start + high), part))
     return places

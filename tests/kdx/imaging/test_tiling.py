@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from itertools import pairwise
 
 import numpy as np
@@ -10,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kdx.errors import BackendError, OptionError
-from kdx.imaging.tiling import Stitcher, Tiling, plan_tiles
+from kdx.imaging.tiling import Stitcher, Tiling, _places, plan_tiles
 from kdx.runtime.backend import ClosesOnExit, Outputs
 from kdx.runtime.tiled import Tiled, graph_backend
 from tests.images import solar_cells
@@ -172,6 +173,42 @@ def test_maps_smaller_than_their_tiles():
     ]
     expected = image[..., 0].reshape(32, 4, 48, 4).mean((1, 3))
     np.testing.assert_allclose(stitch(stitcher, maps), expected, rtol=1e-5)
+
+
+def dense_weights(starts: list[int], length: int, overlap: int, halo: int) -> np.ndarray:
+    """Return the weight of each tile at each pixel of a line of the frame's map, ``(T, W)``."""
+    ramp = max(1, overlap - 2 * halo)
+    raw = np.zeros((len(starts), starts[-1] + length))
+    for index, start in enumerate(starts):
+        inner = np.arange(length) + 0.5
+        rise = np.ones(length) if index == 0 else np.clip((inner - halo) / ramp, 0, 1)
+        fall = np.ones(length) if index == len(starts) - 1 else np.clip((length - halo - inner) / ramp, 0, 1)
+        raw[index, start : start + length] = np.minimum(rise, fall)
+    return (raw / raw.sum(axis=0)).astype(np.float32)
+
+
+@pytest.mark.parametrize(
+    ("frame", "overlap", "halo", "step"),
+    [(64, 0, 0, 1), (200, 0, 0, 1), (1000, 47, 7, 1), (999, 32, 16, 8), (700, 56, 3, 4)],
+)
+def test_weights_are_to_the_bit_those_of_all_tiles_at_once(frame, overlap, halo, step):
+    starts = plan_tiles((frame, 64), (64, 64), overlap=overlap, halo=halo, step=step).rows
+    expected = dense_weights(starts, 64, overlap, halo)
+    for place, start, dense in zip(_places(starts, 64, overlap, halo), starts, expected, strict=True):
+        (used,) = np.nonzero(dense)
+        assert (place.outside.start, place.outside.stop) == (used[0], used[-1] + 1)
+        assert (place.inside.start, place.inside.stop) == (used[0] - start, used[-1] + 1 - start)
+        assert place.weights.tobytes() == dense[place.outside].tobytes()
+
+
+def test_the_memory_of_weights_grows_with_a_frame_and_not_with_its_square():
+    plan = plan_tiles((16384, 64), (64, 64), overlap=24, halo=8, step=8)
+    tracemalloc.start()
+    try:
+        Stitcher(plan, (64, 64), (64, 64))
+        assert tracemalloc.get_traced_memory()[1] < 1 << 21  # a float64 of each tile and pixel took 50 MiB
+    finally:
+        tracemalloc.stop()
 
 
 # What runs them
