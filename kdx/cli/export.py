@@ -15,7 +15,7 @@ from kdx.imaging.field_of_view import parse_crop
 from kdx.imaging.image_size import both_sides, parse_size
 from kdx.imaging.tiling import TileRequest
 from kdx.text import spelled
-from kdx.workflows.export import export_run, first_rate, labelled_images, lost_with, training_remarks
+from kdx.workflows.export import export_run, first_rate, labelled_images, lost_with, seam_remarks, training_remarks
 
 
 def export(
@@ -103,7 +103,7 @@ def export(
         force=force,
         progress=progress_for(json),
     )
-    remarks = [*lost, *training_remarks(run, checkpoint, result)]
+    remarks = [*lost, *training_remarks(run, checkpoint, result), *seam_remarks(result.manifest, _overlap(overlap))]
     if json:
         record = {
             "bundle": str(bundle),
@@ -122,8 +122,6 @@ def export(
     tiling = result.manifest.tiling
     if tiling is not None:
         out.print(f"  {tiling.describe(result.manifest.input.height)}")
-        if tiling.why_seams_show():
-            out.print(f"  [yellow]seams may show:[/] {escape(spelled(tiling.why_seams_show()))}")
     for comparison in certificate.comparisons:
         out.print(
             f"  {comparison.backend}, {comparison.precision}, batch {comparison.batch}: scores within "

@@ -36,7 +36,7 @@ from kdx.imaging.sixteen_bits import apply_range, deep_grey, value_range_of
 from kdx.imaging.value_range import FULL_RANGE, warn_if_narrow
 
 # The most pixels that the input of a graph has, and the longest side.
-_MOST_INPUT_PIXELS, MOST_SIDE = 1 << 28, 1 << 17
+MOST_INPUT_PIXELS, MOST_SIDE = 1 << 28, 1 << 17
 # The same of frames that are read in bands.
 _MOST_BANDED_PIXELS = 1 << 34
 ChannelOrder = Literal["rgb", "bgr"]
@@ -79,7 +79,7 @@ class InputSpec(msgspec.Struct, frozen=True, kw_only=True):
         low, high = self.sixteen_bit_range
         if not 0 <= low < high <= 65535:
             raise InputError("invalid 16-bit range", expected="within 0:65535", received=f"{low}:{high}")
-        most = _MOST_BANDED_PIXELS if self.is_in_bands else _MOST_INPUT_PIXELS
+        most = _MOST_BANDED_PIXELS if self.is_in_bands else MOST_INPUT_PIXELS
         if self.height * self.width > most:
             raise InputError(
                 "the input is too large",

@@ -59,22 +59,19 @@ class Tiling(msgspec.Struct, frozen=True, kw_only=True):
         """The number of tiles of a frame."""
         return len(self.rows) * len(self.columns)
 
+    @property
+    def shows_seams(self) -> bool:
+        """Whether tiles meet whose maps differ by more than is tolerated."""
+        return self.count > 1 and self.seam > SEAM_TOLERANCE
+
     def describe(self, tile: int) -> str:
         """Return a text with the tiles of a side, and what they cost."""
         height, width = self.frame
         cost = self.count * tile * tile / (height * width)
         return (
             f"{self.count} tiles of {tile} × {tile}, overlapping by {self.overlap} and more: {cost:.1f} times the "
-            f"frame's pixels, {self.batch} tiles at once; {self.halo} pixels at their edges are not used"
-        )
-
-    def why_seams_show(self) -> str:
-        """Return why seams may show, and what helps; empty where they do not."""
-        if self.seam <= SEAM_TOLERANCE:
-            return ""
-        return (
-            f"even {self.halo} pixels from its edge a tile's map is off by up to {100 * self.seam:.1f} % of its range; "
-            "train on a larger `tile`, or with shallower taps"
+            f"frame's pixels, {self.batch} tiles at once; {self.halo} pixels at their edges are not used, and maps are "
+            f"off by up to {100 * self.seam:.1f} % of their range where tiles meet"
         )
 
     def require_fits(self, tile: tuple[int, int], map_size: tuple[int, int]) -> None:

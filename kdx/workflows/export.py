@@ -11,14 +11,14 @@ from msgspec import UNSET
 
 from kdx.bundle.bundle import Bundle
 from kdx.bundle.index import decode_index, read_index
-from kdx.bundle.manifest import INDEX, LEVEL, ROI, SIGNATURE, Int8Students
+from kdx.bundle.manifest import INDEX, LEVEL, ROI, SIGNATURE, Int8Students, Manifest
 from kdx.bundle.variants import OWN_THRESHOLD
 from kdx.errors import BundleError, CheckpointError, DataError, OptionError
 from kdx.folders.apart import require_apart_from_images
 from kdx.folders.image_search import folders
 from kdx.imaging.field_of_view import Crop
 from kdx.imaging.image_files import MAX_PIXELS
-from kdx.imaging.images import MOST_SIDE, ChannelOrder, InputSpec
+from kdx.imaging.images import MOST_INPUT_PIXELS, MOST_SIDE, ChannelOrder, InputSpec
 from kdx.imaging.tiling import TileRequest, Tiling
 from kdx.progress import Progress
 from kdx.remarks import Remark, remark
@@ -31,8 +31,8 @@ if TYPE_CHECKING:
     from kdx.verification.certificate import Certificate
     from kdx.verification.held_out import HeldOut
 
-# The shortest and the longest side of images, in pixels.
-_SIDES = 8, 16384
+# The shortest side of images, in pixels.
+_LEAST_SIDE = 8
 # The default of kdx calibrate.
 _RATE = 0.01
 
@@ -46,19 +46,23 @@ def require_sizes(input_size: tuple[int, int] | None, frame: tuple[int, int] | N
         bands: Whether frames are read in bands, and may be larger.
 
     Raises:
-        OptionError: A side is too short or too long.
+        OptionError: A side is too short or too long, or there are too many pixels.
     """
     for name, size in (("input_size", input_size), ("frame", frame)):
-        low, high = _SIDES[0], MOST_SIDE if bands and name == "frame" else _SIDES[1]
-        if size is not None and not all(low <= side <= high for side in size):
-            raise OptionError(
-                f"`{name}` is out of range", expected=f"{low} to {high} a side", received=f"{size[0]}x{size[1]}"
-            )
-        if name == "frame" and size is not None and size[0] * size[1] > MAX_PIXELS and not bands:
+        if size is None:
+            continue
+        received = f"{size[0]}x{size[1]}"
+        if not all(_LEAST_SIDE <= side <= MOST_SIDE for side in size):
+            sides = f"{_LEAST_SIDE} to {MOST_SIDE} a side"
+            raise OptionError(f"`{name}` is out of range", expected=sides, received=received)
+        if name == "input_size" and size[0] * size[1] > MOST_INPUT_PIXELS:
+            pixels = f"at most {MOST_INPUT_PIXELS:,} pixels"
+            raise OptionError(f"`{name}` is out of range", expected=pixels, received=received)
+        if name == "frame" and size[0] * size[1] > MAX_PIXELS and not bands:
             raise OptionError(
                 "frames of this size are larger than the images that are read whole",
                 expected=f"at most {MAX_PIXELS:,} pixels",
-                received=f"{size[0]}x{size[1]}",
+                received=received,
                 fix="have them read in bands of rows, from TIFF files: `bands=True`",
             )
 
@@ -215,6 +219,31 @@ def _held_out(
 
 def _said(error: DataError) -> str:
     return "; ".join(part for part in (error.message, error.fix) if part)
+
+
+def seam_remarks(manifest: Manifest, overlap: int | None) -> list[Remark]:
+    """Return a remark on tiles whose maps differ where they meet, with what helps.
+
+    Args:
+        manifest: The manifest of the exported bundle.
+        overlap: The overlap that was asked for; None for the one that these networks need.
+    """
+    tiling = manifest.tiling
+    if tiling is None or not tiling.shows_seams:
+        return []
+    # An overlap that leaves nothing to blend between the margins has made them narrower.
+    scale = manifest.input.height // manifest.map_size[0]
+    is_narrowed = overlap is not None and tiling.overlap - 2 * tiling.halo < 2 * scale
+    fix = (
+        "leave out `overlap`, and what these networks need is measured, or give a larger one"
+        if is_narrowed
+        else "train on a larger `tile`, or with shallower taps"
+    )
+    text = (
+        f"tiles of a frame may show seams: even {tiling.halo} pixels from its edge a tile's map is off by up to "
+        f"{100 * tiling.seam:.1f} % of its range; {fix}"
+    )
+    return [Remark(kind="seams", text=text, count=tiling.count, first=())]
 
 
 def training_remarks(run: Path, which: str | None = None, exported: Bundle | None = None) -> list[Remark]:

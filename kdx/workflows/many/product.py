@@ -133,7 +133,7 @@ def _make(order: ProductOrder, folder: ImageFolder, fingerprint: str, *, resume:
     from kdx.runtime.backend_table import require_backends
     from kdx.verification.certificate import verify
     from kdx.workflows.calibrate import CalibrationRequest, calibrate_each
-    from kdx.workflows.export import export_run
+    from kdx.workflows.export import export_run, seam_remarks
     from kdx.workflows.many.product_remarks import remarks_on_product
 
     keep_freed_memory()
@@ -170,6 +170,7 @@ def _make(order: ProductOrder, folder: ImageFolder, fingerprint: str, *, resume:
             fix=f"see kdx verify {order.staged}; it was left there",
         )
     found = _evaluate(order, bundle, folder)
+    remarks += [*remarks_on(run, product.checkpoint), *seam_remarks(bundle.manifest, product.overlap)]
     with new_folder(order.bundle, force=True) as target:
         shutil.copytree(bundle.path, target, dirs_exist_ok=True)
     shutil.rmtree(order.staged, ignore_errors=True)
@@ -187,7 +188,7 @@ def _make(order: ProductOrder, folder: ImageFolder, fingerprint: str, *, resume:
         detection_rate=found.detection_rate if found else None,
         threshold=calibrated.exact.threshold.score,
         refused={name: reason for name, reason in {**refused, **calibrated.refusals()}.items() if reason},
-        remarks=remarks_on_product([*remarks, *remarks_on(run, product.checkpoint)], calibrated, found),
+        remarks=remarks_on_product(remarks, calibrated, found),
         checkpoint_sha256=bundle.manifest.provenance.checkpoint_sha256,
     )
 

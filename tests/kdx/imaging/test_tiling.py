@@ -94,6 +94,14 @@ def test_a_plan_that_leaves_gaps_is_refused(changed):
         Tiling(**plan).require_fits((64, 64), (32, 32))
 
 
+def test_seams_show_only_where_tiles_meet():
+    plan = plan_tiles((128, 64), (64, 64), overlap=24, halo=8, seam=0.0123)
+    assert plan.shows_seams
+    assert "maps are off by up to 1.2 % of their range where tiles meet" in plan.describe(64)
+    assert not plan_tiles((128, 64), (64, 64), overlap=24, halo=8, seam=0.01).shows_seams
+    assert not plan_tiles((64, 64), (64, 64), overlap=24, halo=8, seam=0.0123).shows_seams
+
+
 # How maps are put together
 
 

@@ -355,6 +355,10 @@ def test_large_frames_are_exported_for_bands_alone():
         require_sizes(None, (16384, 16384))
     assert "bands" in caught.value.fix
     require_sizes(None, (16384, 131072), bands=True)
+    require_sizes((131072, 2048), (32768, 4096))  # a line scan
+    with pytest.raises(OptionError, match="`input_size` is out of range") as caught:
+        require_sizes((131072, 4096), None)
+    assert caught.value.expected == "at most 268,435,456 pixels"
     for frame in ((16384, 131073), (16384, 7)):
         with pytest.raises(OptionError, match="`frame` is out of range"):
             require_sizes(None, frame, bands=True)

@@ -1,9 +1,10 @@
-"""Options of an export that contradict each other."""
+"""Options of an export that contradict each other, and what an export says of its bundle."""
 
 from __future__ import annotations
 
 import json
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -13,7 +14,7 @@ from kdx.calibration.rates import quantile_with_interval
 from kdx.errors import OptionError
 from kdx.imaging.tiling import TileRequest
 from kdx.progress import SILENT
-from kdx.workflows.export import export_run, first_rate, lost_with
+from kdx.workflows.export import export_run, first_rate, lost_with, seam_remarks
 
 
 @pytest.mark.parametrize(
@@ -29,6 +30,38 @@ def test_options_of_whole_images_are_refused_for_tiles(tiny_run, tmp_path, optio
         export_run(tiny_run, tmp_path / "tile.kdx", progress=SILENT, tiles=tiles, **options)
     assert caught.value.fix == fix
     assert not (tmp_path / "tile.kdx").exists()
+
+
+def test_seams_are_remarked_on_with_what_helps(tiled):
+    manifest = open_bundle(tiled / "tile.kdx").manifest
+
+    def said(asked: int | None, **changed: object) -> list[str]:
+        tiling = msgspec.structs.replace(manifest.tiling, **changed)
+        return [str(each) for each in seam_remarks(msgspec.structs.replace(manifest, tiling=tiling), asked)]
+
+    larger = "train on a larger `tile`, or with shallower taps"
+    less = "leave out `overlap`, and what these networks need is measured"
+    assert said(None, seam=0.01) == []
+    assert said(None, seam=0.123, rows=[0], columns=[0]) == []
+    assert seam_remarks(msgspec.structs.replace(manifest, tiling=None), None) == []
+    (plain,) = said(None, seam=0.123, overlap=32, halo=16)
+    assert plain == (
+        f"{manifest.tiling.count} tiles of a frame may show seams: even 16 pixels from its edge a tile's map is off by "
+        f"up to 12.3 % of its range; {larger}"
+    )
+    assert larger in said(40, seam=0.123, overlap=40, halo=16)[0]
+    assert less in said(32, seam=0.123, overlap=32, halo=16)[0]
+    assert less in said(0, seam=0.123, overlap=0, halo=0)[0]
+
+
+@pytest.mark.slow
+def test_a_chosen_overlap_that_shows_seams_is_noted(tiled, cli, tmp_path):
+    command = ("export", tiled / "run", "-o", tmp_path / "tile.kdx", "--overlap", 0)
+    (note,) = [each for each in cli(*command, "--json").json["remarks"] if each["kind"] == "seams"]
+    assert "leave out --overlap" in note["text"]
+    shown = cli(*command, "--force")
+    assert "tiles of a frame may show seams" in shown.stderr
+    assert "of their range where tiles meet" in shown.stdout
 
 
 @pytest.mark.parametrize(("images", "rate"), [(0, 0.01), (1, 0.5), (6, 0.15), (98, 0.011), (99, 0.01), (200, 0.01)])

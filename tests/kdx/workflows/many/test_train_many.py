@@ -372,8 +372,10 @@ def test_a_folder_with_the_catalogue_alone_is_taken(dataset, tmp_path):
 @pytest.mark.slow
 def test_frames_in_tiles_with_a_level_map(large_frames, tmp_path, monkeypatch):
     keys = 'tile = 64\nframe = [96, 160]\noverlap = 32\ntile_batch = 2\nper_position = true\nbackbone = "test_resnet"\n'
+    monkeypatch.setattr("kdx.imaging.tiling.SEAM_TOLERANCE", -1.0)
     result = product.make(order_of(tmp_path, large_frames, keys))
     assert result.error is None
+    assert "seams" in {each.kind for each in result.remarks}
     manifest = open_bundle(tmp_path / "out/a.kdx").manifest
     assert (manifest.input.height, manifest.camera.height, manifest.camera.width) == (64, 96, 160)
     assert (manifest.tiling.batch, manifest.tiling.overlap) == (2, 32)
