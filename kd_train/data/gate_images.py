@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from kd_train.data.synthetic import KINDS, draw_within
 from kdx.imaging.images import InputSpec
-from kdx.imaging.samples import evenly, read_sample
+from kdx.imaging.samples import evenly, plan_of, read_sample
 from kdx.imaging.tiling import Tiling
 
 # If none of 400 verdicts flips, the rate of flips is below 0.75 % with 95 % confidence.
@@ -34,18 +34,22 @@ class Images(Protocol):
 
 
 class GoodImages:
-    """Good images as the graph takes them: whole, or some tiles of each frame.
+    """Good images as the graph takes them: whole, or some tiles of each file, as many of each.
 
     Args:
         paths: The paths of the files.
         spec: The input that the graph accepts.
         tiling: The plan by which frames are cut into tiles, or None.
+
+    Raises:
+        ImageError: With tiles: the header of a file cannot be read.
     """
 
     def __init__(self, paths: Sequence[Path], spec: InputSpec, tiling: Tiling | None = None) -> None:
         self._paths = evenly(paths, _MOST)
         self._spec, self._tiling = spec, tiling
-        self._each = 1 if tiling is None else min(_TILES_EACH, tiling.count)
+        plans = [] if tiling is None else [plan_of(path, spec, tiling) for path in self._paths]
+        self._each = min([_TILES_EACH if plans else 1, *(plan.count if plan else 1 for plan in plans)])
 
     @property
     def frames(self) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from kd_train.training.tiled_detector import are_tiles_asked, fuse_tiles
 from kd_train.training.trained_pair import fuse, load_pair
 from kdx.decision.answers import answer_limits
 from kdx.decision.rule import DecisionRule
+from kdx.errors import OptionError
 from kdx.imaging.frame_faults import UNKNOWN, FrameLimits, limits_of
 from kdx.imaging.images import InputSpec, read_image
 from kdx.imaging.tiling import Stitcher, TileRequest
@@ -26,8 +28,17 @@ def load_detector(path: Path, *, which: str | None = None, threads: int | None =
     Frames that show no part are detected as by its bundle before calibration. It computes in FP32,
     also with the values of INT8 if the run is an INT8 stage. A run that was trained on tiles judges
     whole frames.
+
+    Raises:
+        OptionError: It was trained on tiles of frames of several sizes.
     """
     run = Run(path)
+    if run.config.tile is not None and run.config.frame is None:
+        command = f"kdx export {shlex.quote(str(path))} -o NAME.kdx --frame HxW"
+        raise OptionError(
+            f"'{path}' was trained on tiles of frames of several sizes, and a detector judges frames of one",
+            fix=f"export it for one size, and use the bundle: {command}",
+        )
     pair, _ = load_pair(run, which)
     spec, options = run.config.pair_spec, TileRequest()
     precision = "fp32" if run.config.quantized is UNSET else "int8"

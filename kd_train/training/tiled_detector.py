@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
+
 import msgspec
 
 from kd_export.graph import FusedDetector
@@ -10,10 +13,12 @@ from kd_train.models.pair import Pair
 from kd_train.training.run_config import RunConfig
 from kd_train.training.run_folder import Run
 from kd_train.training.trained_pair import fuse
-from kdx.errors import OptionError
+from kdx.errors import DataError, OptionError
 from kdx.imaging.image_size import say_size
-from kdx.imaging.images import ChannelOrder, read_image
+from kdx.imaging.images import ChannelOrder, InputSpec, read_header, read_image
 from kdx.imaging.tiling import TileRequest, Tiling, plan_tiles
+from kdx.remarks import shorten
+from kdx.text import number_of
 
 # A difference of a tenth in size hardly changes what networks compute.
 SCALE_TOLERANCE = 0.1
@@ -87,6 +92,27 @@ def fuse_tiles(
     return detector, tiling
 
 
+def require_large_enough(paths: Sequence[Path], spec: InputSpec) -> None:
+    """Check that a tile can be cut from each image, or that an image has about the size of a tile.
+
+    Args:
+        paths: The files.
+        spec: A tile.
+
+    Raises:
+        DataError: An image is smaller; enlarged to a tile, it would show parts at another scale.
+        ImageError: A file cannot be read.
+    """
+    sides = {path: read_header(path)[:2] for path in paths}
+    small = [str(path) for path, each in sides.items() if min(each) < spec.height and not _are_close(each, spec.height)]
+    if small:
+        raise DataError(
+            f"{number_of(len(small), '[image is|images are]')} smaller than a tile: {shorten(small)}",
+            expected=f"at least {spec.height} × {spec.width} pixels",
+            fix="choose a smaller `tile`, or train on larger images",
+        )
+
+
 def _require_scale(config: RunConfig, tile: int) -> None:
     """Check that tiles show parts at about the scale of the training images, along both sides."""
     trained, size = config.input, config.recipe.size
@@ -98,15 +124,17 @@ def _require_scale(config: RunConfig, tile: int) -> None:
             fix=f"train on tiles: kdx train DATA --tile {tile}",
         )
     sides = (trained.height, trained.width)
-    if config.tile is not None or not trained.fixed_size or _are_close(sides, tile):
+    if not trained.fixed_size or _are_close(sides, tile):
         return
+    whose = "the size of the training images" if config.tile is None else "the size of those trained on"
+    other = f"train on tiles: kdx train DATA --tile {tile}"
     raise OptionError(
         "the pair was trained at another scale",
-        expected=f"tiles of about {trained.height} × {trained.width} pixels, the size of the training images",
+        expected=f"tiles of about {trained.height} × {trained.width} pixels, {whose}",
         received=f"`tile={tile}`",
-        fix=f"train on tiles: kdx train DATA --tile {tile}",
+        fix=other if config.tile is None else f"leave out `tile`, or {other}",
     )
 
 
-def _are_close(sides: tuple[int, int], tile: int) -> bool:
+def _are_close(sides: Sequence[int], tile: int) -> bool:
     return all(abs(side / tile - 1) < SCALE_TOLERANCE for side in sides)

@@ -12,7 +12,7 @@ from msgspec import UNSET
 from numpy.typing import NDArray
 
 from kdx.imaging.images import InputSpec, read_header, read_image
-from kdx.imaging.tiling import Tiling
+from kdx.imaging.tiling import Tiling, plan_tiles
 
 T = TypeVar("T")
 
@@ -28,24 +28,24 @@ def read_sample(path: Path, spec: InputSpec, tiling: Tiling | None = None, place
     """Read an image as uint8 ``(H, W, C)`` of the graph's input, also from another camera.
 
     Where the networks see a window, an image that has not the frame's size is what the window
-    shows.
+    shows. Where frames are cut into tiles, a tile is cut from an image of any size, at the image's
+    own scale; an image that is smaller than a tile is enlarged to one.
 
     Args:
         path: The file.
         spec: The input that the graph accepts.
         tiling: How large frames are cut into tiles, or None.
-        place: The tile of a frame, as a share from 0 to below 1 of all tiles.
+        place: The tile of the image, as a share from 0 to below 1 of all its tiles.
 
     Raises:
         ImageError: The file cannot be read.
     """
-    if tiling is not None:
-        header = read_header(path)
-        if (header.height, header.width) == tiling.frame:
-            whole = read_image(path, msgspec.structs.replace(spec, height=header.height, width=header.width))
-            corners = [(row, column) for row in tiling.rows for column in tiling.columns]
-            row, column = corners[int(place * len(corners))]
-            return np.ascontiguousarray(whole[row : row + spec.height, column : column + spec.width])
+    plan = None if tiling is None else plan_of(path, spec, tiling)
+    if plan is not None:
+        whole = read_image(path, msgspec.structs.replace(spec, height=plan.frame[0], width=plan.frame[1]))
+        down, across = divmod(int(place * plan.count), len(plan.columns))
+        row, column = plan.rows[down], plan.columns[across]
+        return np.ascontiguousarray(whole[row : row + spec.height, column : column + spec.width])
     any_size = msgspec.structs.replace(spec, fixed_size=False)
     if spec.crop is UNSET or read_header(path)[:2] == (spec.width, spec.height):
         return read_image(path, any_size)
@@ -73,3 +73,26 @@ def _surrounded(window: NDArray[np.uint8], spec: InputSpec) -> NDArray[np.uint8]
     assert spec.crop is not UNSET
     x, y, width, height = spec.crop
     return np.pad(window, ((y, spec.height - y - height), (x, spec.width - x - width), (0, 0)), mode="edge")
+
+
+def plan_of(path: Path, spec: InputSpec, tiling: Tiling) -> Tiling | None:
+    """Return how tiles are cut from an image; None if it is smaller than a tile.
+
+    A frame is cut as the detector cuts it, and an image of another size, such as a piece of a
+    frame, into as few tiles as cover it.
+
+    Args:
+        path: The file.
+        spec: A tile.
+        tiling: How frames are cut.
+
+    Raises:
+        ImageError: The file cannot be read.
+    """
+    header = read_header(path)
+    size, tile = (header.height, header.width), (spec.height, spec.width)
+    if size == tiling.frame:
+        return tiling
+    if size[0] < tile[0] or size[1] < tile[1]:
+        return None
+    return plan_tiles(size, tile, overlap=0, halo=0)

@@ -112,6 +112,7 @@ def export_run(
         from kd_export.bundle_export import export_bundle
         from kd_train.training.run_folder import Run
         from kd_train.training.run_images import training_files
+        from kd_train.training.tiled_detector import require_large_enough
         from kd_train.training.trained_pair import load_pair
 
     tiles = tiles or TileRequest()
@@ -135,6 +136,8 @@ def export_run(
     elif "int8" in precisions and "int8" not in missing:
         try:
             calibration_images = training_files(run, calibration_data)
+            if tiling is not None:
+                require_large_enough(calibration_images, fused.input_spec)
         except DataError as error:
             missing["int8"] = _said(error)
     result, certificate, refused = export_bundle(
@@ -203,6 +206,7 @@ def _held_out(
     """Return the images on which BF16 and INT8 are judged, or why those are refused."""
     from kd_train.data.gate_images import DrawnDefects, GoodImages
     from kd_train.training.run_images import held_out_files
+    from kd_train.training.tiled_detector import require_large_enough
     from kdx.verification.held_out import HeldOut
 
     asked = OWN_THRESHOLD.intersection(precisions)
@@ -210,6 +214,8 @@ def _held_out(
         return None, {}
     try:
         paths = held_out_files(run, data)
+        if tiling is not None:
+            require_large_enough(paths, spec)
     except DataError as error:
         reason = f"it is judged on images that were held out of training: {_said(error)}"
         return None, dict.fromkeys(sorted(asked), reason)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from dataclasses import replace
 from types import SimpleNamespace
@@ -12,9 +13,9 @@ from PIL import Image
 
 import kdx
 from kd_train.training.from_options import recipe_of
-from kd_train.training.tiled_detector import fuse_tiles
+from kd_train.training.tiled_detector import fuse_tiles, require_large_enough
 from kdx.bundle.open import open_bundle
-from kdx.errors import OptionError
+from kdx.errors import DataError, OptionError
 from kdx.imaging.images import InputSpec
 from kdx.imaging.tiling import TileRequest
 from kdx.runtime.tiled import graph_backend
@@ -83,7 +84,8 @@ def test_the_graph_is_below_the_tiles(tiled):
         (("--frame", "40x300"), "smaller than a tile"),
         (("--overlap", "63"), "overlap does not fit"),
         (("--overlap", "much"), "invalid --overlap"),
-        (("--tile", "100"), "does not fit the networks"),
+        (("--tile", "68"), "does not fit the networks"),
+        (("--tile", "128"), "another scale"),
         (("--tile-batch", "0"), "--tile-batch is out of range"),
         (("--frame", "x"), "--frame is not a size"),
         (("--input-size", "96x160"), "for whole images"),
@@ -111,6 +113,23 @@ def test_tiles_show_parts_as_training_did_along_both_sides(image_size, trained, 
     config = SimpleNamespace(recipe=recipe, input=spec, frame=None, tile=None)
     with pytest.raises(OptionError, match=said):
         fuse_tiles(SimpleNamespace(config=config), SimpleNamespace(spec=None), TileRequest((256, 256), 64))
+
+
+def test_tiles_have_about_the_size_of_those_trained_on():
+    config = SimpleNamespace(recipe=recipe_of(TINY), input=InputSpec(height=64, width=64), frame=None, tile=64)
+    with pytest.raises(OptionError, match="another scale") as caught:
+        fuse_tiles(SimpleNamespace(config=config), SimpleNamespace(spec=None), TileRequest((256, 256), 128))
+    assert caught.value.expected == "tiles of about 64 × 64 pixels, the size of those trained on"
+    assert caught.value.fix == "leave out `tile`, or train on tiles: kdx train DATA --tile 128"
+
+
+def test_images_of_which_no_tile_can_be_cut_are_named(tmp_path):
+    tile = InputSpec(height=64, width=64)
+    for name, size in {"frame": (300, 64), "close": (59, 60), "thin": (300, 60), "small": (40, 40)}.items():
+        Image.new("L", size).save(tmp_path / f"{name}.png")
+    require_large_enough([tmp_path / "frame.png", tmp_path / "close.png"], tile)
+    with pytest.raises(DataError, match=r"^2 images are smaller than a tile: .*thin.png, .*small.png\n"):
+        require_large_enough(sorted(tmp_path.iterdir(), reverse=True), tile)
 
 
 @pytest.mark.slow
@@ -150,3 +169,12 @@ def test_frames_of_several_sizes_need_the_cameras(large_frames, cli, tiny_option
     result = cli("export", tmp_path / "run", "-o", tmp_path / "no.kdx", code=2)
     assert "--frame" in result.stderr
     cli("export", tmp_path / "run", "-o", tmp_path / "yes.kdx", "--frame", "100x200")
+
+
+def test_a_run_on_frames_of_several_sizes_is_no_detector(tiled, tmp_path):
+    run = shutil.copytree(tiled / "run", tmp_path / "a run")
+    record = json.loads((run / "run.json").read_text(encoding="utf-8"))
+    (run / "run.json").write_text(json.dumps({**record, "frame": None}), encoding="utf-8")
+    with pytest.raises(OptionError, match="trained on tiles of frames of several sizes") as caught:
+        kdx.load(run)
+    assert caught.value.fix.endswith(f"kdx export '{run}' -o NAME.kdx --frame HxW")

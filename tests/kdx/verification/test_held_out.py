@@ -11,6 +11,7 @@ import msgspec
 import numpy as np
 import onnx
 import pytest
+from PIL import Image
 
 from kd_export.precision.exact_answers import ExactAnswers
 from kd_export.precision.gate import Gate
@@ -23,6 +24,8 @@ from kdx.bundle.open import open_bundle
 from kdx.bundle.store import write_manifest
 from kdx.bundle.variants import Variant
 from kdx.calibration.rates import quantile_with_interval
+from kdx.imaging.images import InputSpec
+from kdx.imaging.tiling import plan_tiles
 from kdx.runtime.backend import Outputs
 from kdx.verification.held_out import (
     LEAST_DEFECTS,
@@ -259,6 +262,22 @@ def test_of_large_frames_tiles_are_judged(tiled) -> None:
     assert good.frames == len(run.config.validation_images)
     judged = bundle.manifest.variants["int8"].judged
     assert all((each.verdicts.good, each.verdicts.frames) == (len(images), good.frames) for each in judged)
+
+
+def test_of_pieces_of_frames_tiles_are_judged_at_their_own_scale(tmp_path) -> None:
+    spec, tiling = InputSpec(height=64, width=64, channels=1), plan_tiles((1024, 2048), (64, 64), overlap=16, halo=8)
+    for folder, size, count in (("pieces", (128, 192), 12), ("tiles", (64, 64), 3)):
+        (tmp_path / folder).mkdir()
+        paths = [tmp_path / folder / f"{index}.png" for index in range(3)]
+        whole = np.random.default_rng(0).integers(0, 256, (3, *size)).astype(np.uint8)
+        for path, pixels in zip(paths, whole, strict=True):
+            Image.fromarray(pixels).save(path)
+        good = GoodImages(paths, spec, tiling)
+        assert (len(good), good.frames) == (count, 3)
+        assert len({image.tobytes() for image in good}) == count
+        corners = [(row, column) for row in range(0, size[0], 64) for column in range(0, size[1], 64)]
+        cut = {each[row : row + 64, column : column + 64].tobytes() for each in whole for row, column in corners}
+        assert {image.tobytes() for image in good} <= cut
 
 
 # The gate

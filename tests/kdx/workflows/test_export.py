@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import msgspec
 import numpy as np
 import pytest
+from PIL import Image
 
 from kdx.bundle.manifest import SIGNATURE
 from kdx.bundle.open import open_bundle
@@ -30,6 +32,29 @@ def test_options_of_whole_images_are_refused_for_tiles(tiny_run, tmp_path, optio
         export_run(tiny_run, tmp_path / "tile.kdx", progress=SILENT, tiles=tiles, **options)
     assert caught.value.fix == fix
     assert not (tmp_path / "tile.kdx").exists()
+
+
+@pytest.fixture
+def small(tmp_path, monkeypatch) -> Path:
+    """An image of which no tile can be cut, and which is the only one that a run finds."""
+    (tmp_path / "images").mkdir()
+    path = tmp_path / "images/small.png"
+    Image.new("L", (40, 200)).save(path)
+    monkeypatch.setattr("kd_train.training.run_images.held_out_files", lambda *_: [path])
+    monkeypatch.setattr("kd_train.training.run_images.training_files", lambda *_: [path])
+    monkeypatch.setattr("kd_export.bundle_export.export_bundle", lambda *_, precisions, **__: (None, precisions, {}))
+    return path
+
+
+def test_precisions_are_refused_where_no_tile_can_be_cut(tiled, small, tmp_path, monkeypatch):
+    options = {"progress": SILENT, "precisions": ("fp32", "bf16", "int8")}
+    said = f"1 image is smaller than a tile: {small}; choose a smaller `tile`, or train on larger images"
+    reason = f"it is judged on images that were held out of training: {said}"
+    _, kept, refused = export_run(tiled / "run", tmp_path / "tile.kdx", **options)
+    assert (kept, refused) == (["fp32"], {"bf16": reason, "int8": reason})
+    monkeypatch.setattr("kd_train.training.run_images.held_out_files", lambda *_: [])
+    _, kept, refused = export_run(tiled / "run", tmp_path / "tile.kdx", **options)
+    assert (kept, refused) == (["fp32", "bf16"], {"int8": said})
 
 
 def test_seams_are_remarked_on_with_what_helps(tiled):
