@@ -105,12 +105,6 @@ def in_test(test: Sequence[TestImage], trained: KnownImages, progress: Progress 
     """
     images = identified((image.path for image in test), progress)
     likeness = {path: trained.likeness(identity) for path, identity in images}
-    first, copies = distinct(images)
-    identities = dict(images)
-    types: dict[str, set[bool]] = {}
-    is_defective = {image.path: image.is_defective for image in test}
-    for path, identity in images:
-        types.setdefault(identity.key, set()).add(is_defective[path])
     return [
         *remark(
             "trained_on",
@@ -122,21 +116,39 @@ def in_test(test: Sequence[TestImage], trained: KnownImages, progress: Progress 
             "test [image is|images are] nearly the same as images trained on",
             [path for path, found in likeness.items() if found is Likeness.NEAR],
         ),
+        *repeated(test, images),
+        *unknown(trained, len(images)),
+    ]
+
+
+def repeated(test: Sequence[TestImage], images: _Identified) -> list[Remark]:
+    """Return remarks on images that figures count twice, and that are labelled both ways.
+
+    Args:
+        test: The images that the figures are of.
+        images: Their hashes. An image that cannot be read has none.
+    """
+    first, copies = distinct(images)
+    identities = dict(images)
+    types: dict[str, set[bool]] = {}
+    is_defective = {image.path: image.is_defective for image in test}
+    for path, identity in images:
+        types.setdefault(identity.key, set()).add(is_defective[path])
+    return [
         *remark(
             "good_and_defective",
-            "test [image is|images are] labelled good in one copy and defective in another",
+            "[image is|images are] labelled good in one copy and defective in another",
             [path for path, identity in images if len(types[identity.key]) == 2],
         ),
         *remark(
-            "copies", "test [image is a copy of another and counts|images are copies of others and count] twice", copies
+            "copies", "[image is a copy of another and counts|images are copies of others and count] twice", copies
         ),
         *remark(
             "near_copies",
-            "test [image is|images are] nearly the same as another of them, so the figures are based on fewer images "
+            "[image is|images are] nearly the same as another of them, so the figures are based on fewer images "
             "than are counted",
             nearly_repeated([(path, identities[path]) for path in first]),
         ),
-        *unknown(trained, len(images)),
     ]
 
 

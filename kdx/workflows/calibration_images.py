@@ -60,11 +60,51 @@ def chosen_on(bundle: Bundle, images: Sequence[tuple[Path, Identity]]) -> list[P
         return [path for path, identity in images if identity.key in known]
     if manifest.threshold is None or manifest.threshold.by_hand is not UNSET:
         return []
-    trained = bundle.training_images()
-    others = [(path, identity) for path, identity in images if trained.likeness(identity) is not Likeness.SAME]
-    files = {path: identity.file for path, identity in others}
-    is_whole = hash_of_hashes(files[path] for path in distinct(others)[0]) == manifest.threshold.data_sha256
-    return list(files) if is_whole else None
+    others = _held_out(bundle, images)
+    return [path for path, _ in others] if _hash(others) == manifest.threshold.data_sha256 else None
+
+
+def holds_calibration(bundle: Bundle, good: Sequence[tuple[Path, Identity]]) -> bool:
+    """Whether the good images of a folder are exactly those of the calibration.
+
+    The hash of a threshold is of the good images that were scored. Those that the level map was
+    fitted on, and frames without a part, are not among them; the bundle lists their keys.
+
+    Args:
+        bundle: The calibrated bundle.
+        good: The good images, also those that a calibration leaves out.
+    """
+    threshold = bundle.manifest.threshold_of("fp32")  # every precision is calibrated on the same images
+    if threshold is None:
+        return False
+    images, listed = _held_out(bundle, good), bundle.manifest.calibration_images
+    if _hash(images) == threshold.data_sha256:  # all of them were scored
+        return True
+    if listed is UNSET:
+        return False
+    keys = {identity.key for _, identity in images}
+    others = set(listed) - keys
+    if threshold.by_hand is not UNSET:  # of the images that were scored, it lists none
+        scored = [(path, identity) for path, identity in images if identity.key not in set(listed)]
+        return not others and _hash(scored) == threshold.data_sha256
+    defects = threshold.defects.images if threshold.defects else 0
+    return keys <= set(listed) and len(others) == defects
+
+
+def _held_out(bundle: Bundle, images: Sequence[tuple[Path, Identity]]) -> list[tuple[Path, Identity]]:
+    """Return the images that a calibration on them uses: neither trained on nor left out as odd."""
+    apart = (bundle.training_images(), bundle.left_out_images())
+    return [
+        (path, identity)
+        for path, identity in images
+        if all(known.likeness(identity) is not Likeness.SAME for known in apart)
+    ]
+
+
+def _hash(images: Sequence[tuple[Path, Identity]]) -> str:
+    """Return the hash over good images that a calibration on them records: copies count once."""
+    files = {path: identity.file for path, identity in images}
+    return hash_of_hashes(files[path] for path in distinct(images)[0])
 
 
 def without_chosen_rates(bundle: Bundle, images: Sequence[TestImage], result: Evaluation) -> Evaluation:

@@ -23,12 +23,12 @@ from kdx.calibration.described import describe
 from kdx.calibration.rates import settable_thresholds
 from kdx.calibration.validity import CalibrationValidity
 from kdx.decision.good_scores import GoodScores
-from kdx.folders.chosen_by_score import REMARK
 from kdx.folders.data_folder import GOOD, FolderOptions
+from kdx.remarks import remark
 from kdx.runtime.backend_table import runtime_of
 from kdx.runtime.detector import Detector
 from kdx.storage.json_records import now
-from kdx.text import number_of
+from kdx.text import number_of, spelled
 from kdx.workflows.report.curves import HEIGHT, LEFT, TOP, WIDTH, axis_of, curves_of, histogram
 from kdx.workflows.report.intervals import intervals_of
 from kdx.workflows.report.pictures import Picture
@@ -97,17 +97,17 @@ def render_page(content: Content) -> bytes:
     )
     environment.filters["percent"] = _percent
     environment.filters["number"] = lambda value: f"{value:.4g}"
+    environment.filters["spelled"] = spelled
     scored, pieces = content.scored, files("kdx.workflows.report") / "page"
     axis = axis_of(_on_axis(content))
     roi = content.detector.roi
-    doubtful = [each for each in content.material.remarks if each.kind == REMARK]
     script = (pieces / "page.js").read_text(encoding="utf-8")
     page = environment.get_template("page.html").render(
         content=content,
         manifest=content.bundle.manifest,
         version=__version__,
         created=now().replace("T", " ").replace("+00:00", " UTC"),
-        notes=[*notes_of(content), *map(str, (*doubtful, *content.result.remarks))],
+        notes=[*notes_of(content), *map(str, (*content.material.remarks, *content.result.remarks))],
         curves=curves_of(scored, content.result, roi.counted if roi else None),
         box={"left": LEFT, "top": TOP, "width": WIDTH, "height": HEIGHT},
         histogram=histogram(axis.position(scored.scores), scored.types != GOOD),
@@ -197,15 +197,14 @@ def notes_of(content: Content) -> list[str]:
         found.append(
             f"Pixel AUROC and PRO are of a sample of {len(content.scored.maps):,} of these images, for want of memory."
         )
-    if content.scored.has_faults.any():
-        count = int(content.scored.has_faults.sum())
-        found.append(
-            number_of(
-                count,
-                "[image looks like a frame|images look like frames] without a part: undecided, never good, whatever "
-                "[it scores|they score].",
-            )
-        )
+    scored = content.scored
+    without_part = scored.has_faults & (scored.scores <= _start(content))
+    text = (
+        "[image looks like a frame|images look like frames] without a part and [is|are] undecided: a score above the "
+        "threshold would reject [it|them], and no score makes [it|them] good"
+    )
+    paths = [scored.images[index].path for index in np.flatnonzero(without_part).tolist()]
+    found += map(str, remark("no_part", text, paths))
     if not content.certificate.passed:
         found.append("The certificate FAILED on this machine: do not deploy this bundle here.")
     if missing := content.certificate.not_compared:

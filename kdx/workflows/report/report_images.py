@@ -9,14 +9,13 @@ from pathlib import Path
 
 from kdx.bundle.bundle import Bundle
 from kdx.errors import DataError, ImageError
-from kdx.folders.copies import unknown
+from kdx.folders.copies import repeated, unknown
 from kdx.folders.data_folder import GOOD, ImageFolder, TestImage
 from kdx.imaging.grey_conversion import grey_conversion_remarks
-from kdx.imaging.image_identity import Identity, Likeness, distinct, identify
+from kdx.imaging.image_identity import Identity, Likeness, identify
 from kdx.progress import SILENT, Progress, track
 from kdx.remarks import Remark, remark
-from kdx.storage.files import hash_of_hashes
-from kdx.workflows.calibration_images import chosen_on
+from kdx.workflows.calibration_images import chosen_on, holds_calibration
 
 
 @dataclass(frozen=True)
@@ -68,26 +67,27 @@ def choose_images(bundle: Bundle, folder: ImageFolder, max_images: int, progress
             received=f"{len(candidates)} images, all of them trained on" if candidates else "no images",
             fix="name a folder with other images",
         )
-    held_out = [
-        (path, each)
-        for path in folder.good
-        if (each := found[path]) is not None and likeness[path] is not Likeness.SAME
-    ]
-    near = [image.path for image in left if likeness.get(image.path) is Likeness.NEAR]
-    threshold = bundle.manifest.threshold_of("fp32")  # every precision is calibrated on the same images
-    chose = chosen_on(bundle, [(path, each) for path, each in found.items() if each is not None])
+    known = {path: each for path, each in found.items() if each is not None}
+    chose = chosen_on(bundle, list(known.items()))
+    chosen = sample(left, max_images)  # the figures are those of the sample, and so are the remarks on them
+    identified = [(image.path, known[image.path]) for image in chosen if image.path in known]
     return ReportImages(
-        images=tuple(sample(left, max_images)),
+        images=tuple(chosen),
         found=len(left),
         is_test=bool(folder.test),
         trained_on=len(candidates) - len(left),
-        holds_calibration=threshold is not None and _hash(held_out) == threshold.data_sha256,
-        calibrated_on=None if chose is None else len({each.key for path in chose if (each := found[path])}),
+        holds_calibration=holds_calibration(bundle, [(path, known[path]) for path in folder.good if path in known]),
+        calibrated_on=None if chose is None else len({known[path].key for path in chose}),
         remarks=(
             *folder.remarks,
-            *remark("near_trained_on", "[image is|images are] nearly the same as images trained on", near),
-            *grey_conversion_remarks([image.path for image in left], bundle.manifest.camera),
-            *unknown(trained, len(left)),
+            *remark(
+                "near_trained_on",
+                "[image is|images are] nearly the same as images trained on",
+                [path for path, _ in identified if likeness[path] is Likeness.NEAR],
+            ),
+            *repeated(chosen, identified),
+            *grey_conversion_remarks([image.path for image in chosen], bundle.manifest.camera),
+            *unknown(trained, len(identified)),
         ),
     )
 
@@ -108,12 +108,6 @@ def sample(images: Sequence[TestImage], most: int) -> list[TestImage]:
         chosen.update(image.path for image in drawn)
         left -= count
     return [image for image in images if image.path in chosen]
-
-
-def _hash(held_out: Sequence[tuple[Path, Identity]]) -> str:
-    """Return the hash over good images that a calibration on them records: copies count once."""
-    files = {path: identity.file for path, identity in held_out}
-    return hash_of_hashes(files[path] for path in distinct(held_out)[0])
 
 
 def _identity(path: Path) -> Identity | None:
