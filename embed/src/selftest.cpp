@@ -83,8 +83,12 @@ void selftest(const Detector &detector, double budget_ms, double percentile, int
                        "", ""});
     try {
         detector.bundle().check_files();
-        const auto undecided = detector.bundle().why_undecided(detector.precision(), detector.backend().runtime());
+        const auto &bundle = detector.bundle();
+        const auto runtime = detector.backend().runtime();
+        const auto undecided = bundle.why_undecided(detector.precision(), runtime);
         if (!undecided.empty()) return fail(report, undecided);
+        if (!bundle.threshold_of(detector.precision(), runtime).is_set())
+            return fail(report, "not calibrated: every verdict is undecided; run kdx calibrate BUNDLE DATA");
         const auto golden = read_golden(detector.bundle(), detector.precision());
         const auto compared = compare(detector, golden);
         add_comparison(compared, report);

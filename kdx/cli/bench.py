@@ -98,12 +98,15 @@ def _report(record: dict[str, Any], output: Path | None, show: Callable[[dict[st
             print_json(record)
         else:
             show(record)
+            for each in record.get("not_timed", ()):
+                out.print(f"[yellow]not timed[/]: {escape(str(each))}")
 
 
 def _show_stages(record: dict[str, Any]) -> None:
-    threads = record["machine"].threads
+    threads, tiles = number_of_threads(record["machine"].threads), record["tiles"]
+    unit = "image" if tiles is None else f"tile (a frame has {tiles})"
     table = make_table(
-        f"{record['bundle']}: milliseconds an image and share of it, one image a call, {number_of_threads(threads)}",
+        f"{record['bundle']}: milliseconds for one {unit} and share of it, {threads}",
         *("backend", "input", "networks", "tail", "layout", "total"),
     )
     for stages in record["stages"]:
@@ -138,8 +141,7 @@ def _show(record: dict[str, Any]) -> None:
         times = (f"{value:.2f}" for value in (r.p50_ms, r.p95_ms, r.p99_ms, r.max_ms))
         table.add_row(r.name, r.precision, str(r.batch), *times, f"{r.images_per_second:.0f}", ratio)
     out.print(table)
-    for each in record["not_timed"]:
-        out.print(f"[yellow]not timed[/]: {escape(str(each))}")
     versions = ", ".join(f"{name} {number}" for name, number in machine.versions.items())
-    first, threads = record["results"][0], number_of_threads(machine.threads)
-    out.print(f"{machine.cpu}, {threads}; {first.runs} runs after {first.warm_up} warm-ups; {versions}")
+    runs = ", ".join(f"{n} runs at batch {batch}" for batch, n in {r.batch: r.runs for r in record["results"]}.items())
+    after = f"after {record['results'][0].warm_up} warm-ups"
+    out.print(f"{machine.cpu}, {number_of_threads(machine.threads)}; {runs}, {after}; {versions}")

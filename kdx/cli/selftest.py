@@ -25,9 +25,9 @@ def selftest(
 ) -> None:
     """The check at the start of a shift, in about a second.
 
-    Every file is as it was exported; the golden images score here as the reference did, with no
-    verdict flipped; and a verdict comes within the budget. Exit status 0: run. 1: do not. The first
-    call on a machine takes longer where the backend is yet to be chosen (see kdx.load).
+    Every file is as it was exported; the bundle is calibrated; golden images score as the reference
+    did, with no verdict flipped; a verdict comes within the budget. Exit status 0: run. 1: do not.
+    The first call on a machine takes longer if it has yet to choose the backend (see kdx.load).
     """
     from kdx.loading.selftest import run_selftest
 

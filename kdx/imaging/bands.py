@@ -186,7 +186,7 @@ def require_whole_frames(spec: InputSpec, command: str) -> None:
             f"{command} reads whole frames, and the frames of this bundle are too large for that",
             expected="a bundle whose frames are read whole",
             received=f"frames of {spec.width} × {spec.height} pixels, read in bands of rows",
-            fix="use kdx predict, score, calibrate, evaluate or repeat, or detector.judge_file(FILE) in Python",
+            fix="use kdx predict, watch, score, calibrate, evaluate or repeat, or detector.judge_file(FILE) in Python",
         )
 
 

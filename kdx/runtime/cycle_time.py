@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable
 
 import msgspec
 import numpy as np
@@ -57,6 +58,7 @@ def measure_cycle_time(
     detector: Detector,
     images: NDArray[np.uint8],
     *,
+    call: Callable[[NDArray[np.uint8]], object] | None = None,
     budget_ms: float | None,
     percentile: float = 99.9,
     runs: int | None = None,
@@ -68,6 +70,7 @@ def measure_cycle_time(
     Args:
         detector: The detector, called as the line calls it: input check, backend, verdict.
         images: uint8 ``(K, H, W, C)``, used in turn.
+        call: What is timed with each of them; None for the detector.
         budget_ms: The budget in milliseconds; None to only measure, for which any time is within
             the budget.
         percentile: The share of calls, in percent, that must be within the budget: above 0, below
@@ -90,12 +93,13 @@ def measure_cycle_time(
         raise OptionError(
             f"too few runs for percentile {percentile:g}", expected=f"at least {needed}", received=str(counted)
         )
+    judge = detector if call is None else call
     times = []
     with progress.task("measuring the cycle time", warm_up + counted) as task:
         for index in range(warm_up + counted):
             image = images[index % len(images)]
             started = time.perf_counter()
-            detector(image)
+            judge(image)
             times.append((time.perf_counter() - started) * 1e3)
             task.advance()
     budget = math.inf if budget_ms is None else budget_ms

@@ -11,6 +11,7 @@ import msgspec
 
 from kdx.bundle.bundle import Bundle
 from kdx.errors import BackendError, OptionError, in_one_line
+from kdx.imaging.bands import require_whole_frames
 from kdx.loading.bundle_detector import detector_of
 from kdx.progress import Progress
 from kdx.runtime.backend import Profiled, largest_batch
@@ -72,7 +73,8 @@ def measure_latency(
         progress: Shows the calls.
 
     Raises:
-        OptionError: A baseline was asked for, and the bundle cuts frames into tiles.
+        OptionError: The bundle reads frames in bands; or a baseline was asked for, and it cuts
+            frames into tiles.
         BackendError: No backend takes any of these batch sizes.
     """
     manifest = bundle.manifest
@@ -84,6 +86,7 @@ def measure_latency(
             from kd_train.evaluation.baseline import eager_candidates
             from kd_train.training.run_folder import Run
         candidates += eager_candidates(Run(baseline), manifest, threads=threads)
+    require_whole_frames(manifest.camera, "kdx bench without --profile")
     precisions = ["fp32"] * len(candidates)
     not_timed: list[NotTimed] = []
     with ExitStack() as held:
@@ -139,7 +142,12 @@ def measure_budget(
     warm_up: int,
     progress: Progress,
 ) -> dict[str, Any]:
-    """Compare one backend with a cycle time, from the array to the verdict."""
+    """Compare one backend with a cycle time, from the array to the verdict.
+
+    Raises:
+        OptionError: The bundle reads frames in bands, or the budget is invalid.
+    """
+    require_whole_frames(bundle.manifest.camera, "kdx bench without --profile")
     images = bundle.camera_images()
     with detector_of(bundle, backend, threads) as detector:
         contract = measure_cycle_time(
@@ -155,18 +163,39 @@ def measure_budget(
 
 
 def measure_stages(bundle: Bundle, threads: int, runs: int, warm_up: int) -> dict[str, Any]:
-    """Measure where each backend that has a profiler spends its time.
+    """Measure where each backend spends its time with one image of the graph.
+
+    In a bundle for large frames, that is one tile. The entry ``tiles`` of the record is the number
+    of tiles of a frame, or None. The entry ``not_timed`` names the backends that do not open or
+    have no profiler.
 
     Raises:
         OptionError: There is no run to count.
+        BackendError: No backend can be profiled.
     """
     if runs < 1:
         raise OptionError("too few `runs`", expected="at least 1", received=str(runs))
-    images = bundle.golden().images
-    found = []
+    images, tiling = bundle.golden().images, bundle.manifest.tiling
+    found, not_timed = [], []
     for info, precision in backend_precision_pairs(bundle):
-        with info.open(bundle.graph_of(precision), threads, precision) as backend:
-            if isinstance(backend, Profiled):
+        try:
+            with info.open(bundle.graph_of(precision), threads, precision) as backend:
+                if not isinstance(backend, Profiled):
+                    raise BackendError("has no profiler")
                 name = backend.name if precision == "fp32" else f"{backend.name} {precision}"
                 found.append(stages_of(name, backend.node_times(images, runs, warm_up)))
-    return {"bundle": bundle.path.name, "machine": this_machine(threads), "stages": found}
+        except BackendError as error:
+            not_timed.append(NotTimed(info.name, precision, 1, in_one_line(error)))
+    if not found:
+        raise BackendError(
+            "no backend on this machine can be profiled",
+            received="; ".join(map(str, not_timed)),
+            fix='install one that has a profiler: pip install "kdx[cpu]", or "kdx[openvino]"',
+        )
+    return {
+        "bundle": bundle.path.name,
+        "machine": this_machine(threads),
+        "tiles": None if tiling is None else tiling.count,
+        "stages": found,
+        "not_timed": not_timed,
+    }

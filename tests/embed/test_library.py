@@ -248,6 +248,7 @@ def test_frames_that_are_read_in_bands_are_refused_by_name(library, tiled, tmp_p
 def test_a_bgr_bundle_takes_rgb_frames_too(built, dataset, tiny_options, tmp_path, cli):
     cli("train", dataset, "-o", tmp_path / "run", "--channels", 3, "--epochs", 1, *tiny_options)
     cli("export", tmp_path / "run", "-o", tmp_path / "bgr.kdx", "--channel-order", "bgr")
+    cli("calibrate", tmp_path / "bgr.kdx", dataset, "--false-reject-rate", 0.2)
     # Golden files are RGB, the graph takes BGR; the self-test fails when one is taken for the
     # other.
     run(built / "tests/kdx_calls", KDX_TEST_BUNDLE=str(tmp_path / "bgr.kdx"))
@@ -271,6 +272,13 @@ def test_the_selftest_measures_what_python_measures(library, bundle, precision):
     assert report.map_difference == pytest.approx(compared.map_max, rel=1e-2, abs=1e-6)
     assert report.flips == compared.flips == 0
     assert (report.passed, report.said) == (1, b"")
+
+
+def test_the_selftest_fails_for_a_bundle_that_was_never_calibrated(library, raw_bundle):
+    with Detector(library, raw_bundle, "fp32") as detector:
+        report = detector.selftest()
+    assert (report.passed, report.images) == (0, 0)
+    assert report.said == b"not calibrated: every verdict is undecided; run kdx calibrate BUNDLE DATA"
 
 
 def test_the_selftest_finds_a_file_that_was_altered_while_the_line_ran(library, bundle, tmp_path):

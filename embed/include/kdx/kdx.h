@@ -272,9 +272,10 @@ KDX_API kdx_status kdx_regions(const kdx_detector *detector, const kdx_map *map,
 
 /* The check at the start of a shift, which takes about a second. It checks every hash again,
  * compares the golden images with the reference, and compares the latency of `calls` calls at a
- * percentile (for example 95) with a budget in milliseconds; a budget of 0 sets no limit. KDX_OK
- * means that the test ran; report->passed is its result. After an error, passed is 0. The first
- * check that fails is the last: numbers that were not measured are NaN, and flips is -1. */
+ * percentile (for example 95) with a budget in milliseconds; a budget of 0 sets no limit. A bundle
+ * without a threshold fails, because its verdicts are undecided. KDX_OK means that the test ran;
+ * report->passed is its result. After an error, passed is 0. The first check that fails is the
+ * last: numbers that were not measured are NaN, and flips is -1. */
 KDX_API kdx_status kdx_selftest(kdx_detector *detector, double budget_ms, double percentile, int32_t calls,
                                 kdx_selftest_report *report) KDX_NOEXCEPT;
 

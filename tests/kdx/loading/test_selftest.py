@@ -32,6 +32,13 @@ def test_a_sound_bundle_passes_in_about_a_second(tiny_bundle, cli):
     assert "no budget to compare with" in shown
 
 
+def test_a_bundle_that_was_never_calibrated_fails(raw_bundle, cli):
+    result = cli("selftest", raw_bundle, "--backend", "onnxruntime-cpu", "--json", code=1).json
+    assert [check["passed"] for check in result["checks"]] == [True, False]
+    said = f"not calibrated: every verdict is undecided; run kdx calibrate {raw_bundle} DATA"
+    assert result["checks"][1]["said"] == said
+
+
 def test_an_altered_file_fails(bundle, cli):
     with (bundle / "model.onnx").open("r+b") as file:
         file.seek(100)

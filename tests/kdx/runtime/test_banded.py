@@ -339,10 +339,27 @@ def test_commands_that_need_whole_frames_refuse_bundles_in_bands(cli, in_bands, 
         ("roi", in_bands, "--from-images", large_frames, "-o", tmp_path / "roi.png"),
         ("roi", in_bands, "--set", mask),
         ("calibrate", in_bands, large_frames, "--false-reject-rate", 0.5, "--per-position"),
+        ("bench", in_bands),
+        ("bench", in_bands, "--budget-ms", 5),
     ):
         refused = cli(*command, code=2).stderr
         assert f"kdx {command[0]}" in refused
         assert "reads whole frames" in refused
+        assert "use kdx predict, watch, score" in refused
+
+
+@pytest.mark.slow
+def test_of_frames_in_bands_the_self_test_times_tiles(cli, in_bands, monkeypatch):
+    monkeypatch.setattr("kdx.bundle.bundle.Bundle.camera_images", None)  # the frame may be larger than the memory
+    tiles = open_bundle(in_bands).manifest.tiling.count
+    command = ("selftest", in_bands, "--backend", "onnxruntime-cpu")
+    result = cli(*command, "--json").json
+    assert result["passed"]
+    assert f"with 2 of the {tiles} tiles of a frame" in result["checks"][2]["said"]
+    assert "no verdict was timed" in result["checks"][2]["said"]
+    refused = cli(*command, "--budget-ms", 5, code=2).stderr
+    assert "the time of a verdict cannot be compared with --budget-ms" in refused
+    assert "stages" in cli("bench", in_bands, "--profile", "--runs", 1, "--warm-up", 1, "--json").json
 
 
 def test_only_tiles_are_judged_in_bands(tiny_bundle, tmp_path):
