@@ -176,7 +176,7 @@ def score_images(
         detector: The detector.
         test: The images.
         keeps_map: Whether an image's map and mask are kept; those of very many images would not fit
-            into memory.
+            into memory. Without masks, no map is kept: nothing is compared with it.
         max_bad_images: The number of images that may be unreadable.
         unused_masks: The masks in the data folder that belong to no image.
         progress: The progress display.
@@ -189,8 +189,8 @@ def score_images(
         GateError: A score is not finite.
     """
     require_size([image.path for image in test], detector.input, max_bad_images)
-    read_in = None
-    if not detector.input.is_in_bands and (any(image.mask for image in test) or unused_masks):
+    has_masks, read_in = any(image.mask for image in test), None
+    if not detector.input.is_in_bands and (has_masks or unused_masks):
         size = _map_size(detector)
         read_in = read_masks(test, size, detector.view, keeps_map=keeps_map, unused=unused_masks, progress=progress)
     used: list[TestImage] = []
@@ -200,7 +200,7 @@ def score_images(
     bad: dict[str, str] = {}
     with progress.task("evaluating", len(test)) as task:
         for image, frame, score, map_ in _answers(detector, test, bad, max_bad_images):
-            if map_ is not None and keeps_map(image):
+            if has_masks and map_ is not None and keeps_map(image):
                 maps[len(used)] = map_.copy()
             used.append(image)
             scores.append(score)

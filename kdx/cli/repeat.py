@@ -41,15 +41,15 @@ def repeat(
         refuse_existing(picture, force=force)
         require_apart_from_data("the picture", picture, [folder], option="picture")
     study = study_of(bundle, folder, backend, threads, max_bad_images=max_bad_images, progress=progress_for(json))
-    if picture is not None:
-        write_plot(study, bundle.name, picture)
     if json:
         print_json({"bundle": str(bundle), "folder": str(folder), **study.as_record()})
-        return
-    report_bad(study.bad_images)
-    report_remarks(study.remarks)
-    out.print(f"[bold]{shown(bundle)}[/], {study.precision.upper()} by {study.backend}: {shown(folder)}")
-    for line in describe(study.found):
-        out.print(f"  {escape(line)}")
+    else:
+        report_bad(study.bad_images)
+        report_remarks(study.remarks)
+        out.print(f"[bold]{shown(bundle)}[/], {study.precision.upper()} by {study.backend}: {shown(folder)}")
+        for line in describe(study.found):
+            out.print(f"  {escape(line)}")
     if picture is not None:
-        out.print(f"picture: {shown(picture)}")
+        write_plot(study, bundle.name, picture)  # last: the study must not be lost with the picture
+        if not json:
+            out.print(f"picture: {shown(picture)}")

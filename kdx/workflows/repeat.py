@@ -2,26 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import msgspec
 import numpy as np
 
+from kdx.bundle.open import open_bundle
 from kdx.calibration.repeatability import CAPABLE, USUAL_IMAGES, Repeatability, apart, repeatability
 from kdx.decision.verdict import Decision, Verdict
 from kdx.errors import BackendError, DataError, ImageError
 from kdx.folders.bad_images import skip_bad
+from kdx.folders.copies import unknown
 from kdx.folders.image_search import checked_is_dir, folders, holds_images, image_files, listing
 from kdx.imaging.grey_conversion import grey_conversion_remarks
-from kdx.imaging.image_identity import Identity, distinct, identify
+from kdx.imaging.image_identity import Identity, Likeness, distinct, identify
 from kdx.loading.load import load
 from kdx.progress import SILENT, Progress, track
 from kdx.remarks import Remark, remark
 from kdx.runtime.banded import judge_path
 from kdx.text import number, number_of
+from kdx.workflows.calibration_images import chosen_on
 from kdx.workflows.packages import require_reader
+
+_TRAINED_ON = (
+    "[image was|images were] trained on: [its score is|their scores are] too low, and may repeat better than those of "
+    "parts that the detector has not seen"
+)
+_NEAR_TRAINED_ON = "[image is|images are] nearly the same as images trained on: [its score|their scores] may be too low"
+_CALIBRATED_ON = "[image|images] chose the threshold: the margin to it is not that of another part"
+_CALIBRATION_UNKNOWN = (
+    "[image was|images were] not compared with those that chose the threshold, because the bundle keeps no hashes of "
+    "single ones (calibrate again to keep the hashes)"
+)
 
 
 class Repetition(msgspec.Struct, frozen=True):
@@ -96,7 +110,7 @@ def repeat(
     """
     paths = _images_of(folder)
     bad: dict[str, str] = {}
-    judged: dict[Path, Verdict] = {}
+    judged: dict[Path, Repetition] = {}
     identities: list[tuple[Path, Identity]] = []
     with load(bundle, backend, threads) as detector:
         threshold, held_out, spec = detector.threshold, detector.rule.good_scores, detector.input
@@ -106,27 +120,32 @@ def repeat(
         for number, path in enumerate(track(progress, paths, "judging", len(paths)), 1):
             try:
                 identity = identify(path)
-                judged[path], _ = judge_path(detector, path)
-                identities.append((path, identity))
+                verdict, _ = judge_path(detector, path)
             except ImageError as error:
                 skip_bad(path, error, bad, max_bad_images, len(paths) - number)
-    kept, copies = distinct(identities)
-    _require_answers(judged)
-    shown = [path for path in kept if judged[path].decision is not Decision.UNDECIDED]
-    scores = np.array([judged[path].score for path in shown])
-    decisions = [judged[path].decision for path in kept]
-    empty = [path for path in kept if judged[path].decision is Decision.UNDECIDED]
+                continue
+            judged[path] = _repetition(path, verdict)  # the map of each verdict would fill the memory
+            identities.append((path, identity))
+    by_path, (kept, copies) = dict(identities), distinct(identities)
+    shown = [path for path in kept if judged[path].score is not None]
+    scores = np.array([judged[path].score for path in shown], dtype=np.float64)
+    decisions = [Decision(judged[path].verdict) for path in kept]
+    empty = [path for path in kept if judged[path].score is None]
     counted = {"[copy|copies]": len(copies), "[frame that shows|frames that show] no part": len(empty)}
     left_out = " and ".join(number_of(count, text) for text, count in counted.items() if count)
     found = repeatability(scores, decisions, threshold, held_out.kept if held_out else (), left_out)
     far = [path for path, is_apart in zip(shown, apart(scores), strict=True) if is_apart]
     return RepeatStudy(
         found,
-        [_repetition(path, judged[path]) for path in kept],
+        [judged[path] for path in kept],
         detector.backend.name,
         detector.precision,
         bad,
-        [*_remarks(found, copies, empty, far), *grey_conversion_remarks(kept, spec)],
+        [
+            *_remarks(found, copies, empty, far),
+            *_used_before(bundle, [(path, by_path[path]) for path in shown]),
+            *grey_conversion_remarks(kept, spec),
+        ],
     )
 
 
@@ -152,6 +171,17 @@ def describe(found: Repeatability) -> list[str]:
 
 
 def _repetition(path: Path, verdict: Verdict) -> Repetition:
+    """Return what a study keeps of a verdict.
+
+    Raises:
+        BackendError: The answer is not one that the method can give, and has no score.
+    """
+    if verdict.reason is not None and verdict.reason.is_of_answer:
+        raise BackendError(
+            f"the answer on '{path}' is not one that the method can give",
+            received=verdict.reason.value,
+            fix="run kdx verify: the runtime, its driver or the graph is at fault",
+        )
     is_decided = verdict.decision is not Decision.UNDECIDED
     return Repetition(str(path), verdict.score if is_decided else None, verdict.decision.value)
 
@@ -174,15 +204,19 @@ def _images_of(folder: Path) -> tuple[Path, ...]:
     return paths
 
 
-def _require_answers(judged: Mapping[Path, Verdict]) -> None:
-    """Raise ``BackendError`` for an answer that the method cannot give, which has no score."""
-    for path, verdict in judged.items():
-        if verdict.reason is not None and verdict.reason.is_of_answer:
-            raise BackendError(
-                f"the answer on '{path}' is not one that the method can give",
-                received=verdict.reason.value,
-                fix="run kdx verify: the runtime, its driver or the graph is at fault",
-            )
+def _used_before(path: Path, images: Sequence[tuple[Path, Identity]]) -> list[Remark]:
+    """Return remarks on images that the detector was trained on, or that chose its threshold."""
+    bundle = open_bundle(path)
+    trained = bundle.training_images()
+    likeness = [(file, trained.likeness(identity)) for file, identity in images]
+    chose = chosen_on(bundle, images)
+    return [
+        *remark("trained_on", _TRAINED_ON, [file for file, found in likeness if found is Likeness.SAME]),
+        *remark("near_trained_on", _NEAR_TRAINED_ON, [file for file, found in likeness if found is Likeness.NEAR]),
+        *remark("calibrated_on", _CALIBRATED_ON, chose or ()),
+        *remark("calibration_unknown", _CALIBRATION_UNKNOWN, [file for file, _ in images] if chose is None else ()),
+        *unknown(trained, len(images)),
+    ]
 
 
 def _remarks(found: Repeatability, copies: Sequence[Path], empty: Sequence[Path], far: Sequence[Path]) -> list[Remark]:

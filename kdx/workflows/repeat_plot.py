@@ -59,7 +59,9 @@ def draw(study: RepeatStudy, title: str) -> Figure:
     FigureCanvasAgg(figure)
     run, distribution = figure.subplots(1, 2, sharey=True, width_ratios=(4, 1))
     _run_chart(run, study)
-    distribution.hist(_scores(study), bins="auto", orientation="horizontal", color="#BBBBBB")
+    # By the number of images alone: "auto" of NumPy 1 makes a million bars of a tight cluster and
+    # one far score.
+    distribution.hist(_scores(study), bins="rice", orientation="horizontal", color="#BBBBBB")
     distribution.axhline(study.found.threshold, color=_LIMIT, linestyle="--", linewidth=1.2)
     distribution.set_xlabel("images")
     for axes in (run, distribution):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import shutil
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -10,10 +12,15 @@ import pytest
 from PIL import Image
 
 import kdx
+from kdx.bundle.open import open_bundle
 from kdx.calibration.by_hand import GivenThreshold
+from kdx.calibration.repeatability import repeatability
+from kdx.decision.verdict import Decision
 from kdx.errors import DataError
+from kdx.imaging.image_identity import identify
+from kdx.runtime.banded import judge_path
 from kdx.workflows.calibrate import CalibrationRequest, calibrate_folder
-from kdx.workflows.repeat import repeat
+from kdx.workflows.repeat import RepeatStudy, Repetition, repeat
 from tests.images import DEFECTS, published_folder
 from tests.platforms import needs_links
 
@@ -121,6 +128,66 @@ def test_copies_frames_without_a_part_and_unreadable_files_are_no_repetitions(bu
     assert (decided.found.images, decided.found.verdicts) == (13, {"defective": 13})
     assert all(each.score is not None for each in decided.repetitions)
     assert "no_part" not in {each.kind for each in decided.remarks}
+
+
+def test_images_that_were_trained_on_or_chose_the_threshold_are_named(bundle_copy, dataset, tmp_path):
+    def counts() -> dict[str, int]:
+        return {each.kind: each.count for each in repeat(bundle_copy, part, "onnxruntime-cpu").remarks}
+
+    part = Path(shutil.copytree(dataset / "train/good", tmp_path / "part"))
+    opened = open_bundle(bundle_copy)
+    trained = opened.training_images()
+    seen = next(path for path in part.iterdir() if identify(path).file in trained)
+    Image.open(seen).save(part / "nearly.jpg", quality=90)
+    found = counts()
+    assert (found["trained_on"], found["near_trained_on"], found["calibrated_on"]) == (6, 1, 6)
+    opened.with_thresholds(opened.manifest.threshold)  # as earlier releases did
+    found = counts()
+    assert (found["calibration_unknown"], "calibrated_on" in found) == (13, False)
+
+
+def test_no_map_stays_in_memory(bundle_copy, cells, tmp_path, monkeypatch):
+    maps: list[weakref.ref] = []
+
+    def judge(detector, path):
+        assert not [each for each in maps[:-1] if each() is not None]
+        verdict, frame = judge_path(detector, path)
+        maps.append(weakref.ref(verdict.anomaly_map))
+        return verdict, frame
+
+    monkeypatch.setattr("kdx.workflows.repeat.judge_path", judge)
+    repeat(bundle_copy, photograph(cells / "00.png", tmp_path / "part", 12), "onnxruntime-cpu")
+    assert len(maps) == 12
+
+
+def test_the_study_is_printed_though_its_picture_cannot_be_written(bundle_copy, cells, cli, tmp_path, monkeypatch):
+    pytest.importorskip("matplotlib", reason="matplotlib draws the picture")
+
+    def fail(*_: object) -> None:
+        raise OSError(28, "No space left on device", "p.png")
+
+    monkeypatch.setattr("kdx.workflows.repeat_plot.write_plot", fail)
+    part = photograph(cells / "00.png", tmp_path / "part", 12)
+    command = ("repeat", bundle_copy, part, "--picture", tmp_path / "p.png", *ORT)
+    said = cli(*command, code=2)
+    assert "repeatability: standard deviation" in said.stdout
+    assert "picture:" not in said.stdout
+    study, _ = json.JSONDecoder().raw_decode(cli(*command, "--json", code=2).stdout)
+    assert study["images"] == 12
+
+
+def test_a_far_score_makes_no_more_bars():
+    pytest.importorskip("matplotlib", reason="matplotlib draws the picture")
+    from kdx.workflows.repeat_plot import draw
+
+    def bars(last: float) -> int:
+        scores = np.append(np.linspace(0.1, 0.1001, 30), last)
+        found = repeatability(scores, [Decision.GOOD] * len(scores), 2.0)
+        each = [Repetition(f"{index}.png", float(score), "good") for index, score in enumerate(scores)]
+        _, distribution = draw(RepeatStudy(found, each, "onnxruntime-cpu", "fp32"), "tile.kdx").axes
+        return len(distribution.patches)
+
+    assert bars(0.1001) == bars(1.0) == 7
 
 
 def test_what_is_no_study_is_refused(bundle_copy, raw_bundle, cells, cli, tmp_path):
