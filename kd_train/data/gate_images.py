@@ -93,5 +93,6 @@ class DrawnDefects:
         for index in range(len(self)):
             rng = np.random.default_rng([self._seed, index])
             other = (index + 1 + int(rng.integers(count - 1))) % count
-            draw = kinds[(index + index // count) % len(kinds)]
+            # Each round through the images goes on by one kind, whatever their number.
+            draw = kinds[(index % count + index // count) % len(kinds)]
             yield draw_within(draw, self._good[index % count], self._good[other], rng, self._spec)[0]
