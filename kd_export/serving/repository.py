@@ -56,7 +56,7 @@ class ServingRequest:
             only engine.
         max_batch: Largest batch; None for the largest that graph and backend take.
         max_queue_delay_us: How long a request may wait for others to share a batch with, in
-            microseconds.
+            microseconds; above 0 only with batches of several images.
         instances: Number of instances that run at once.
         gpu: Whether to run on a GPU; None for a GPU if the backend needs one.
         threads: Threads of each CPU instance; None leaves it to the backend.
@@ -174,6 +174,11 @@ def _model(bundle: Bundle, request: ServingRequest, precision: str, engine: Engi
     if request.instances < 1 or request.max_queue_delay_us < 0 or (request.threads is not None and request.threads < 1):
         raise OptionError("invalid `instances`, `threads` or `max_queue_delay_us`", expected="at least 1, 1 and 0")
     max_batch = _max_batch(bundle, request, engine)
+    if request.max_queue_delay_us and max_batch <= 1:
+        raise OptionError(
+            "`max_queue_delay_us` would change nothing: the server judges one image of this model at a time",
+            fix="leave it out, or serve larger batches if graph and backend take them",
+        )
     return ServedModel(
         name=name,
         backend=request.backend,

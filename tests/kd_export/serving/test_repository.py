@@ -117,13 +117,13 @@ def test_the_warm_up_runs_and_decides_as_the_reference(served, tiny_bundle):
     assert batches == [1, 2, 4, 8, 16, 32]
 
 
-@pytest.mark.parametrize(("largest", "batches"), [(1, [1]), (5, [1, 2, 4, 5])])
-def test_a_smaller_batch_can_be_asked_for(tiny_bundle, tmp_path, largest, batches):
-    config = config_in(write(tiny_bundle, tmp_path, max_batch=largest, max_queue_delay_us=300).folder)
+@pytest.mark.parametrize(("largest", "batches", "delay"), [(1, [1], 0), (5, [1, 2, 4, 5], 300)])
+def test_a_smaller_batch_can_be_asked_for(tiny_bundle, tmp_path, largest, batches, delay):
+    config = config_in(write(tiny_bundle, tmp_path, max_batch=largest, max_queue_delay_us=delay).folder)
     assert config.max_batch_size == largest
     assert [sample.batch_size for sample in config.model_warmup] == batches
     assert config.HasField("dynamic_batching") == (largest > 1)
-    assert config.dynamic_batching.max_queue_delay_microseconds == (300 if largest > 1 else 0)
+    assert config.dynamic_batching.max_queue_delay_microseconds == delay
 
 
 @pytest.mark.slow
@@ -349,6 +349,8 @@ def test_an_altered_plan_is_not_served(engine_bundle, tmp_path):
         ({"instances": 0}, OptionError, "at least 1"),
         ({"threads": 0}, OptionError, "at least 1"),
         ({"max_queue_delay_us": -1}, OptionError, "at least 1"),
+        ({"max_batch": 1, "max_queue_delay_us": 300}, OptionError, "`max_queue_delay_us` would change nothing"),
+        ({"backend": "openvino", "max_queue_delay_us": 300}, OptionError, "`max_queue_delay_us` would change nothing"),
         ({"name": "../elsewhere"}, OptionError, "invalid name of a model"),
         ({"name": ".hidden"}, OptionError, "invalid name of a model"),
         ({"name": ""}, OptionError, "invalid name of a model"),
