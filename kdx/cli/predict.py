@@ -64,12 +64,14 @@ def predict(
     require_signature: list[Path] = REQUIRE_SIGNATURE_OPTION,
     max_bad_images: int = MAX_BAD_OPTION,
     force: bool = FORCE_OPTION,
-    json: bool = typer.Option(False, "--json", help="Print JSON Lines: one object per image and bundle, then one of remarks."),
+    json: bool = typer.Option(
+        False, "--json", help="Print JSON Lines: one object per image and bundle, then one of remarks."
+    ),
 ) -> None:
     """Judge images: verdict, score, and margin to the threshold.
 
-    The margin is score / threshold - 1: above zero is defective. Heat maps are scaled by the map value
-    that hardly any good image reaches, and outlined at it. With --also, several bundles judge each
+    The margin is score / threshold - 1: above zero is defective. Heat maps are scaled by the map
+    value that hardly any good image reaches, and outlined at it. With --also, several bundles judge each
     image; teachers that they have in common are held once.
 
     Maps, masks and regions are those of the image as it stands upright. A map has the size that the

@@ -65,7 +65,9 @@ def test_answers_are_as_it_says(document, client, dataset, method, path, body, o
     jsonschema.Draft202012Validator({**schema, "components": document["components"]}).validate(answer.json)
 
 
-@pytest.mark.parametrize(("method", "path"), [("POST", "/v1/verdicts"), ("POST", "/v1/trigger"), ("GET", "/v1/bundles")])
+@pytest.mark.parametrize(
+    ("method", "path"), [("POST", "/v1/verdicts"), ("POST", "/v1/trigger"), ("GET", "/v1/bundles")]
+)
 @pytest.mark.parametrize(("header", "status"), [({"Origin": "http://elsewhere"}, 403), ({"Host": "elsewhere"}, 421)])
 def test_it_describes_what_pages_of_other_sites_and_other_hosts_get(document, client, method, path, header, status):
     client.send(method, path, b"" if method == "POST" else None, {**PNG, **header})
