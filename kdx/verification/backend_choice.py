@@ -11,20 +11,25 @@ from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 
+import numpy as np
+from numpy.typing import NDArray
+
 from kdx.bundle.bundle import Bundle
 from kdx.bundle.signature import require_signed_engines
 from kdx.bundle.variants import OWN_THRESHOLD
 from kdx.errors import BackendError, ForkError, InputError
 from kdx.remarks import Remark, remark
-from kdx.runtime.backend import Backend
+from kdx.runtime.backend import Backend, ClosesOnExit, Outputs, largest_batch
 from kdx.runtime.backend_table import BACKENDS, BackendInfo, find_backend, require_backends
-from kdx.runtime.latency import time_backends
+from kdx.runtime.latency import Latency, time_backends
 from kdx.storage.json_records import now
 from kdx.verification.comparison import describe_difference
 from kdx.verification.golden import GoldenCheck
-from kdx.verification.remembered_choice import BackendCandidate, BackendChoice, ChoiceFile
+from kdx.verification.remembered_choice import BackendCandidate, BackendChoice, ChoiceFile, images_at_once
 
 _RUNS, _WARM_UP = 60, 5
+# Of calls with several tiles, each of which takes longer.
+_TILED_RUNS = 20
 
 
 def other_precisions(bundle: Bundle, measured: str) -> list[Remark]:
@@ -141,9 +146,33 @@ def backend_precision_pairs(bundle: Bundle) -> list[tuple[BackendInfo, str]]:
     return pairs
 
 
+class _InBatches(ClosesOnExit):
+    """Runs the tiles of a call in batches of the largest size that the backend takes."""
+
+    def __init__(self, backend: Backend, batch: int) -> None:
+        self.name = backend.name
+        self._backend, self._batch = backend, largest_batch(backend, batch)
+
+    def run(self, images: NDArray[np.uint8]) -> Outputs:
+        parts = [self._backend.run(images[i : i + self._batch]) for i in range(0, len(images), self._batch)]
+        maps, scores = zip(*parts, strict=True)
+        return Outputs(np.concatenate(maps), np.concatenate(scores))
+
+    def close(self) -> None:
+        self._backend.close()
+
+
+def _latencies(opened: Sequence[Backend], images: NDArray[np.uint8], at_once: int) -> list[Latency]:
+    """Time backends on as many images a call as the line puts through the graph at once."""
+    if at_once == 1:
+        return time_backends(opened, images, batches=(1,), runs=_RUNS, warm_up=_WARM_UP)
+    tiled = [_InBatches(each, at_once) for each in opened]
+    return time_backends(tiled, images, batches=(at_once,), runs=_TILED_RUNS, warm_up=_WARM_UP)
+
+
 def _measure(bundle: Bundle, pairs: Sequence[tuple[BackendInfo, str]], threads: int | None) -> BackendChoice:
     """Compare every candidate with the golden images, and time those that pass."""
-    check = GoldenCheck(bundle)
+    check, at_once = GoldenCheck(bundle), images_at_once(bundle.manifest)
     _ = check.golden  # read before any engine is opened; raises if it cannot be
     failed: list[BackendCandidate] = []
     passed: list[tuple[str, str]] = []
@@ -152,8 +181,8 @@ def _measure(bundle: Bundle, pairs: Sequence[tuple[BackendInfo, str]], threads: 
         for info, precision in pairs:
             try:
                 backend = held.enter_context(info.open(bundle.graph_of(precision), threads, precision))
-                batches = check.certificate_batches(backend)
-                compared = check.compare(backend, precision, batches, runtime=info.runtime)
+                batches = {*check.certificate_batches(backend), largest_batch(backend, at_once)}
+                compared = check.compare(backend, precision, sorted(batches), runtime=info.runtime)
             except ForkError:
                 raise  # it says nothing about the machine, whose choice is remembered
             except (BackendError, InputError) as error:  # the latter: an engine that does not take the golden images
@@ -172,7 +201,7 @@ def _measure(bundle: Bundle, pairs: Sequence[tuple[BackendInfo, str]], threads: 
                 received="; ".join(f"{each.backend} {each.precision}: {each.reason}" for each in failed),
                 fix="kdx verify shows the certificate; do not deploy this bundle here",
             )
-        times = time_backends(opened, check.golden.images, batches=(1,), runs=_RUNS, warm_up=_WARM_UP)
+        times = _latencies(opened, check.golden.images, at_once)
     timed = [
         BackendCandidate(backend=name, precision=precision, p50_ms=latency.p50_ms)
         for (name, precision), latency in zip(passed, times, strict=True)

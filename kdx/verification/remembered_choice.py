@@ -10,6 +10,7 @@ import msgspec
 from kdx import __version__
 from kdx.bundle.bundle import Bundle
 from kdx.bundle.engine_record import engines_of
+from kdx.bundle.manifest import Manifest
 from kdx.runtime.backend_table import BackendInfo
 from kdx.runtime.gpu import gpus
 from kdx.runtime.machine import (
@@ -34,7 +35,8 @@ class BackendCandidate(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         backend: The backend's name.
         precision: The precision of the graph.
-        p50_ms: Median latency at batch 1; None for a candidate that was not timed.
+        p50_ms: Median latency of a call, with one image, or with the tiles that go through the
+            graph at once; None for a candidate that was not timed.
         reason: Why the candidate may not be chosen, or an empty string.
     """
 
@@ -109,6 +111,12 @@ class ChoiceFile:
         return True
 
 
+def images_at_once(manifest: Manifest) -> int:
+    """Return how many images go through the graph at once on a line: tiles of a frame, or one."""
+    tiling = manifest.tiling
+    return 1 if tiling is None else min(tiling.batch, tiling.count)
+
+
 def _key(bundle: Bundle, pairs: Sequence[tuple[BackendInfo, str]], threads: int | None) -> str:
     """Return a hash of all that could change the choice: bundle, candidates, machine, software."""
     versions = {"kdx": __version__, **package_versions(_PACKAGES)}
@@ -120,6 +128,7 @@ def _key(bundle: Bundle, pairs: Sequence[tuple[BackendInfo, str]], threads: int 
         "machine": describe_machine(threads or usable_cores(), versions),
         "features": cpu_features(),
         "threads": threads,
+        "images_at_once": images_at_once(bundle.manifest),
         "gpus": [(gpu.name, gpu.driver) for gpu in gpus()],
     }
     return sha256_bytes(msgspec.json.encode(parts))[:32]

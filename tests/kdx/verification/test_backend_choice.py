@@ -10,10 +10,12 @@ import numpy as np
 import pytest
 
 import kdx
+from kdx.bundle.bundle import Bundle
 from kdx.bundle.open import open_bundle
 from kdx.bundle.store import write_manifest
 from kdx.bundle.variants import Variant
 from kdx.errors import BackendError, BundleError
+from kdx.imaging.tiling import plan_tiles
 from kdx.runtime.backend import ClosesOnExit, Outputs
 from kdx.runtime.backend_table import BACKENDS, BackendInfo, ComputedPrecision
 from kdx.verification import backend_choice as module
@@ -197,11 +199,6 @@ def test_a_precision_that_no_backend_here_runs(trained_int8, machine) -> None:
 @pytest.fixture
 def trained_int8(tiny_bundle):
     """A bundle that says it holds an INT8 graph; it is never opened."""
-    import msgspec
-
-    from kdx.bundle.bundle import Bundle
-    from kdx.bundle.variants import Variant
-
     opened = open_bundle(tiny_bundle)
     variants = {"int8": Variant(file="model.int8.onnx", convolutions=1, kept=[])}
     files = {**opened.manifest.files, "model.int8.onnx": "0" * 64}
@@ -215,6 +212,71 @@ def test_a_choice_counts_for_cpus_with_the_same_instructions_alone(tiny_bundle, 
         names.append(remembered_choice.ChoiceFile(open_bundle(tiny_bundle), [], 1).path)
     assert None not in names
     assert len(set(names)) == 2
+
+
+@pytest.fixture
+def tiles(tiny_bundle):
+    """The bundle as one for frames of nine tiles, of which three go through the graph at once."""
+    opened = open_bundle(tiny_bundle)
+    side = opened.manifest.input.height
+    tiling = plan_tiles((2 * side, 2 * side), (side, side), overlap=side // 2, halo=0, batch=3)
+    return Bundle(opened.path, msgspec.structs.replace(opened.manifest, tiling=tiling))
+
+
+def test_backends_are_timed_on_as_many_tiles_as_go_through_the_graph_at_once(tiles, machine, monkeypatch) -> None:
+    sizes: dict[str, list[int]] = {"all": [], "two": []}
+    run = Wrapped.run
+
+    def recorded(self, images):
+        sizes[self.name].append(len(images))
+        return run(self, images)
+
+    def timed(backends, images, *, batches, runs, warm_up):
+        assert batches == (3,)
+        for backend in backends:
+            sizes[backend.name].clear()
+            outputs = backend.run(images[[0, 1, 0]])
+            assert (len(outputs.maps), outputs.scores.shape) == (3, (3, 1))
+        return [stated_latency(backend.name, 1.0 + index, runs) for index, backend in enumerate(backends)]
+
+    machine(FakeBackend.make("all"), FakeBackend.make("two"))
+    monkeypatch.setattr(Wrapped, "run", recorded)
+    # An engine may have been built for smaller batches.
+    monkeypatch.setattr(Wrapped, "max_batch", property(lambda self: 2 if self.name == "two" else 8), raising=False)
+    monkeypatch.setattr(module, "time_backends", timed)
+    assert BackendChooser(tiles, threads=1).fastest().backend == "all"
+    assert sizes == {"all": [3], "two": [2, 1]}
+
+
+def test_a_backend_that_fails_with_as_many_tiles_is_not_chosen(tiles, machine, monkeypatch) -> None:
+    run = Wrapped.run
+
+    def fail(self, images):
+        if self.name == "small" and len(images) == 3:
+            raise BackendError("no memory is left")
+        return run(self, images)
+
+    def in_order(backends, images, *, batches, runs, warm_up):
+        return [stated_latency(backend.name, 1.0 + index, runs) for index, backend in enumerate(backends)]
+
+    machine(FakeBackend.make("small"), FakeBackend.make("large"))
+    monkeypatch.setattr(Wrapped, "run", fail)
+    monkeypatch.setattr("kdx.verification.golden.certificate_batches", lambda *_: [1])
+    monkeypatch.setattr(module, "time_backends", in_order)
+    found = BackendChooser(tiles, threads=1).fastest()
+    assert found.backend == "large"
+    assert [each.reason for each in found.candidates if each.backend == "small"] == ["no memory is left"]
+
+
+def test_a_choice_for_whole_images_is_none_for_tiles(tiny_bundle, tiles) -> None:
+    fewer = msgspec.structs.replace(tiles.manifest.tiling, batch=1)
+    bundles = [
+        tiles,
+        Bundle(tiles.path, msgspec.structs.replace(tiles.manifest, tiling=fewer)),
+        open_bundle(tiny_bundle),
+    ]
+    names = [remembered_choice.ChoiceFile(bundle, [], 1).path for bundle in bundles]
+    assert names[0] != names[1] == names[2]
 
 
 @pytest.mark.parametrize("is_group", [False, True])
