@@ -5,21 +5,25 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
+from pathlib import Path
 
 from kd_train.recipes import Recipe
 from kd_train.training.distillation import TASK as COMPACT_TEACHER
+from kd_train.training.distilled_teacher import TEACHER_FOLDER
 from kd_train.training.quantization import TASK as INT8_STUDENTS
+from kd_train.training.run_folder import Run
 from kd_train.training.train import TASK as STUDENTS
+from kdx.errors import CheckpointError
 from kdx.progress import Progress, Task
 from kdx.workflows.fit.trial_records import MethodSize
 
 # What an epoch of the students takes beside one of their compact teacher: 0.02 to 0.18 in all
 # trainings but one of benchmarks/results/accuracy.json and compact.json.
 _STUDENTS_EPOCH = 0.18
-# A training is stopped within its first quarter or not at all, and never by the speed of its first
-# steps, which are slower, or of a moment in which the machine does something else: by that of ten
-# seconds, or of a fiftieth of the time that is left.
+# A compact teacher, and students, are stopped within their first quarter or not at all, and never
+# by the speed of their first steps, which are slower, or of a moment in which the machine does
+# something else: by that of ten seconds, or of a fiftieth of the time that is left.
 _UNDECIDED_SHARE, _FIRST_S, _FIRST_SHARE = 0.25, 10.0, 0.02
 
 
@@ -66,23 +70,31 @@ class Deadline:
         if expected > left:
             raise TooLongError(expected, left)
         try:
-            yield self.watched(progress, recipe)
+            yield self.watched(progress, recipe, recipe.teacher_epochs)
         except TooLongError as error:
             self._seconds[candidate] = error.seconds
             raise
         self._seconds[candidate] = time.monotonic() - began
 
-    @contextmanager
-    def resumed(self, _candidate: MethodSize, recipe: Recipe, progress: Progress) -> Iterator[Progress]:
-        """Give the display of a training that continues: its time says nothing of other sizes."""
-        yield self.watched(progress, recipe)
+    def watched(self, progress: Progress, recipe: Recipe, teacher_epochs: int = 0) -> Progress:
+        """Return a display that raises ``TooLongError`` if a training of a recipe would not end.
 
-    def watched(self, progress: Progress, recipe: Recipe) -> Progress:
-        """Return a display that raises ``TooLongError`` if a training of a recipe would not end."""
+        Args:
+            progress: Shows the work.
+            recipe: The recipe.
+            teacher_epochs: The epochs in which its compact teacher still learns.
+        """
         if self._end == math.inf:
             return progress
-        epochs = recipe.epochs / recipe.teacher_epochs if recipe.teacher_epochs else 0.0
+        epochs = recipe.epochs / teacher_epochs if teacher_epochs else 0.0
         return _Watched(progress, self.left_s, 1 + _STUDENTS_EPOCH * epochs)
+
+
+def teacher_epochs_left(run: Path, recipe: Recipe) -> int:
+    """Return the epochs in which the compact teacher of a run folder still learns; or 0."""
+    with suppress(CheckpointError):  # no epoch is complete
+        return recipe.teacher_epochs - Run(run / TEACHER_FOLDER).checkpoint("last").resumes_at.epoch
+    return recipe.teacher_epochs
 
 
 class _Watched:
@@ -92,7 +104,6 @@ class _Watched:
         self._progress, self._left_s = progress, left_s
         self._longer = {COMPACT_TEACHER: with_students, STUDENTS: 1.0, INT8_STUDENTS: 1.0}
         self._began = time.monotonic()
-        self._is_decided = False
 
     def task(self, description: str, total: int) -> AbstractContextManager[Task]:
         shown = self._progress.task(description, total)
@@ -106,8 +117,7 @@ class _Watched:
     def require_time(self, began: float, share: float, longer: float) -> None:
         """Stop a training of which a task that began at ``began`` has done ``share``."""
         now = time.monotonic()
-        self._is_decided |= share >= _UNDECIDED_SHARE
-        if self._is_decided or now - began < max(_FIRST_S, _FIRST_SHARE * self._left_s):
+        if share >= _UNDECIDED_SHARE or now - began < max(_FIRST_S, _FIRST_SHARE * self._left_s):
             return
         seconds = began - self._began + longer * (now - began) / share
         if seconds > self._left_s:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import gc
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 
 import msgspec
@@ -27,7 +28,7 @@ from kdx.workflows.calibrate import CalibrationRequest, calibrate_each
 from kdx.workflows.export import export_run
 from kdx.workflows.fit.accuracy_images import AccuracyImages, find_accuracy_images
 from kdx.workflows.fit.cpu_timing import cpu_backend_precision_pairs, time_precision
-from kdx.workflows.fit.deadline import Deadline, TooLongError
+from kdx.workflows.fit.deadline import Deadline, TooLongError, teacher_epochs_left
 from kdx.workflows.fit.fit_folder import FitFolder
 from kdx.workflows.fit.material import Material
 from kdx.workflows.fit.request import FitRequest
@@ -111,9 +112,12 @@ class Workshop:
     def _train(self, candidate: MethodSize) -> None:
         path, recipe = self.folder.run(candidate), self.request.recipe_of(candidate)
         path.parent.mkdir(parents=True, exist_ok=True)
-        # Of a run that is resumed, its own steps alone tell how much is left to do.
-        watch = self.deadline.resumed if (path / RUN_INDEX).exists() else self.deadline.training
-        with watch(candidate, recipe, self.progress) as progress:
+        watch: AbstractContextManager[Progress]
+        if (path / RUN_INDEX).exists():  # its own steps alone tell how much is left to do
+            watch = nullcontext(self.deadline.watched(self.progress, recipe, teacher_epochs_left(path, recipe)))
+        else:
+            watch = self.deadline.training(candidate, recipe, self.progress)
+        with watch as progress:
             train(self.request.data, path, self.request.options_of(candidate), progress)
 
     def _find_accuracy_images(self, run: Run) -> AccuracyImages:

@@ -12,6 +12,7 @@ from kd_train.training.options import TrainOptions
 from kd_train.training.run_folder import Run
 from kdx.errors import WeightsError
 from kdx.workflows.fit.compact_choice import compact_choice
+from kdx.workflows.fit.deadline import teacher_epochs_left
 from kdx.workflows.fit.request import FitRequest
 from kdx.workflows.fit.screen import _failure_of, screening_outcome
 from kdx.workflows.fit.trial_records import Dropped, MethodSize, Timing
@@ -141,7 +142,9 @@ def test_both_are_trained_and_compared_and_a_second_call_trains_neither(tmp_path
     assert {each["candidate"]["backbone"] for each in report["rows"]} == {"", "compact-m"}
     assert "test_resnet (stpm 64, fp32) image AUROC" in report["compact_choice"]
     assert report["compact_choice"] in " ".join(result.stdout.split())
-    compared = Run(out / "runs/stpm-64-compact-m").config.distilled.comparisons
+    run = Run(out / "runs/stpm-64-compact-m")
+    assert teacher_epochs_left(run.path, run.config.recipe) == 0
+    compared = run.config.distilled.comparisons
     assert f"stpm compact-m 64: the teacher's features alone: {compared[0].describe()}" in report["notes"]
     monkeypatch.setattr("kdx.workflows.fit.trial.train", None)
     assert invoke(*command, "--json").json["compact_choice"] == report["compact_choice"]

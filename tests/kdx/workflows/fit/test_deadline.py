@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -15,7 +17,14 @@ from kd_train.recipes import Recipe, load_recipe
 from kdx.progress import SILENT
 from kdx.workflows.fit import deadline as module
 from kdx.workflows.fit.compact_choice import compact_choice
-from kdx.workflows.fit.deadline import COMPACT_TEACHER, INT8_STUDENTS, STUDENTS, Deadline, TooLongError
+from kdx.workflows.fit.deadline import (
+    COMPACT_TEACHER,
+    INT8_STUDENTS,
+    STUDENTS,
+    Deadline,
+    TooLongError,
+    teacher_epochs_left,
+)
 from kdx.workflows.fit.search import _train_in_order
 from kdx.workflows.fit.trial import Workshop
 from kdx.workflows.fit.trial_records import Dropped, MethodSize, Screened, Timing, Trial
@@ -42,11 +51,13 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 def train(
     deadline: Deadline, clock: Clock, *tasks: tuple[str, float], steps: int = 100, recipe: Recipe = PLAIN,
-    candidate: MethodSize = SMALL, resumed: bool = False,
+    candidate: MethodSize = SMALL, teacher_left: int | None = None,
 ) -> None:  # fmt: skip
-    """Train, or continue to: tasks of so many seconds a step."""
-    watch = deadline.resumed if resumed else deadline.training
-    with watch(candidate, recipe, SILENT) as progress:
+    """Train, or continue with so many epochs of a compact teacher left: tasks of so many seconds a
+    step."""
+    begun = deadline.training(candidate, recipe, SILENT)
+    watch = begun if teacher_left is None else nullcontext(deadline.watched(SILENT, recipe, teacher_left))
+    with watch as progress:
         for name, seconds in tasks:
             with progress.task(name, steps) as shown:
                 for _ in range(steps):
@@ -94,12 +105,33 @@ def test_what_slows_down_after_a_quarter_is_finished(clock: Clock) -> None:
             task.advance()
 
 
-def test_a_compact_teacher_leaves_time_for_its_students_which_are_not_stopped_afterwards(clock: Clock) -> None:
-    train(Deadline(1), clock, (COMPACT_TEACHER, 18), (STUDENTS, 30), recipe=COMPACT)
+def test_a_compact_teacher_leaves_time_for_its_students_which_are_judged_by_their_own_steps(clock: Clock) -> None:
+    train(Deadline(1), clock, (COMPACT_TEACHER, 18), (STUDENTS, 17), recipe=COMPACT)
     with pytest.raises(TooLongError):  # the students take 0.9 of its time, with 60 epochs
         train(Deadline(1), clock, (COMPACT_TEACHER, 20), recipe=COMPACT)
     few = msgspec.structs.replace(COMPACT, epochs=5)
     train(Deadline(1), clock, (COMPACT_TEACHER, 33), (STUDENTS, 1), recipe=few)
+    before = clock.now
+    with pytest.raises(TooLongError, match="it would take about 80 min, and 60 min are left"):
+        train(Deadline(1), clock, (COMPACT_TEACHER, 18), (STUDENTS, 30), recipe=COMPACT)
+    assert clock.now - before == 1800 + 90
+
+
+def test_a_compact_teacher_that_continues_leaves_time_for_all_epochs_of_its_students(clock: Clock) -> None:
+    # Two of its twelve epochs are left; the sixty of the students take as long as 10.8 of them.
+    train(Deadline(1), clock, (COMPACT_TEACHER, 3), (STUDENTS, 30), recipe=COMPACT, teacher_left=2)
+    with pytest.raises(TooLongError, match="about 64 min, and 60 min"):
+        train(Deadline(1), clock, (COMPACT_TEACHER, 6), recipe=COMPACT, teacher_left=2)
+    with pytest.raises(TooLongError, match="about 65 min, and 60 min"):
+        train(Deadline(1), clock, (COMPACT_TEACHER, 1), (STUDENTS, 38), recipe=COMPACT, teacher_left=2)
+
+
+def test_the_epochs_in_which_a_compact_teacher_still_learns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert teacher_epochs_left(tmp_path, COMPACT) == COMPACT.teacher_epochs == 12
+    assert teacher_epochs_left(tmp_path, PLAIN) == 0
+    checkpoint = SimpleNamespace(resumes_at=SimpleNamespace(epoch=10))
+    monkeypatch.setattr(module, "Run", lambda path: SimpleNamespace(checkpoint={"last": checkpoint}.__getitem__))
+    assert teacher_epochs_left(tmp_path, COMPACT) == 2
 
 
 def test_other_sizes_of_a_pair_tell_how_long_one_takes(clock: Clock) -> None:
@@ -118,9 +150,9 @@ def test_other_sizes_of_a_pair_tell_how_long_one_takes(clock: Clock) -> None:
 def test_a_training_that_continues_is_judged_by_its_own_steps(clock: Clock) -> None:
     deadline = Deadline(1)
     train(deadline, clock, (STUDENTS, 30))
-    train(deadline, clock, (STUDENTS, 40), candidate=MethodSize("stpm", 256), steps=10, resumed=True)
+    train(deadline, clock, (STUDENTS, 40), candidate=MethodSize("stpm", 256), steps=10, teacher_left=0)
     with pytest.raises(TooLongError, match="about 67 min, and 3 min"):
-        train(deadline, clock, (STUDENTS, 40), resumed=True)
+        train(deadline, clock, (STUDENTS, 40), teacher_left=0)
 
 
 def test_without_hours_there_is_no_end(clock: Clock) -> None:
