@@ -71,8 +71,8 @@ def predict(
     """Judge images: verdict, score, and margin to the threshold.
 
     The margin is score / threshold - 1: above zero is defective. Heat maps are scaled by the map
-    value that hardly any good image reaches, and outlined at it. With --also, several bundles judge each
-    image; teachers that they have in common are held once.
+    value that hardly any good image reaches, and outlined at it. With --also, several bundles
+    judge each image; teachers that they have in common are held once.
 
     Maps, masks and regions are those of the image as it stands upright. A map has the size that the
     detector computed; the JSON file beside it says which part of the image it covers.

@@ -39,13 +39,13 @@ def watch(
     part_id: str | None = typer.Option(None, help="Regular expression: `(?P<part>...)` or `(?P<product>...)` or both."),
     product: str | None = typer.Option(None, help="Regular expression, `(?P<product>...)`, searched in the part."),
     part_of: str | None = typer.Option(
-        None, help="Joins a part's views: a regex, `(?P<part>...)` and `(?P<view>...)`."
+        None, help="Joins views of a part: regex, `(?P<part>...)` and `(?P<view>...)`."
     ),
     views: str | None = typer.Option(None, help="With --part-of: the views that make a part, such as left,right."),
     part_timeout: float | None = typer.Option(None, min=0, help="Seconds in which a part's views arrive. Default: 10."),
     keep: str | None = typer.Option(None, help="What is kept: good=7d,defective=1y,total=200GB. Default: everything."),
     settle: float | None = typer.Option(
-        None, min=0, help="Seconds without change that make a file complete. Default: 2."
+        None, min=0, help="Seconds without change: a file is complete. Default: 2."
     ),
     scan_every: float | None = typer.Option(None, min=0.1, help="Seconds between listings of FOLDER. Default: 10."),
     backlog: int = typer.Option(100, min=1, help="How many files may wait before that is said."),

@@ -4,13 +4,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from kd_train.data.image_records import BadImages, ImageRecord, choose_input, scan_images, split_images
+from kd_train.data.annotations import Annotations
+from kd_train.data.image_records import (
+    BadImages,
+    ImageRecord,
+    choose_input,
+    parts_of_copies,
+    scan_images,
+    split_images,
+)
 from kd_train.data.odd_images import handle_odd_images
 from kd_train.data.parts import parts_of
 from kd_train.datasets import open_data
@@ -18,7 +26,7 @@ from kd_train.recipes import Recipe
 from kdx.calibration.rates import images_to_promise, lowest_rate
 from kdx.errors import DataError, ImageError, in_one_line
 from kdx.folders.bad_images import skipped_remark
-from kdx.folders.copies import between, within
+from kdx.folders.copies import between, identified, repeated, within
 from kdx.folders.data_folder import ImageFolder, TestImage, require_good
 from kdx.imaging.image_identity import identify
 from kdx.imaging.images import InputSpec, decode_image, read_header, read_image
@@ -45,12 +53,14 @@ class Material:
         good: Its good images that can be read, with the hash of each.
         held_out_sha256: Hash over those of them that are held out.
         remarks: What was left out or could not be used.
+        parts: The part that each good image shows; one without an entry is a part of its own.
     """
 
     folder: ImageFolder
     good: tuple[ImageRecord, ...]
     held_out_sha256: str = ""
     remarks: tuple[Remark, ...] = ()
+    parts: Mapping[Path, str] = field(default_factory=dict)
 
     @property
     def sha256(self) -> str:
@@ -85,9 +95,9 @@ class Material:
         return np.stack(found)
 
     def held_out(self, hashes: Sequence[str]) -> list[Path]:
-        """Return the good images that have one of these hashes: what a run held out."""
-        wanted = set(hashes)
-        return [record.path for record in self.good if record.sha256 in wanted]
+        """Return the good images that have one of these hashes, each once: what a run held out."""
+        by_hash = {record.sha256: record.path for record in self.good}
+        return [by_hash[sha256] for sha256 in dict.fromkeys(hashes) if sha256 in by_hash]
 
 
 def read_material(request: FitRequest, progress: Progress) -> tuple[Material, FitRequest]:
@@ -130,8 +140,11 @@ def read_material(request: FitRequest, progress: Progress) -> tuple[Material, Fi
     decided = replace(request, training=replace(options, validation_fraction=share))
     if any(image.is_defective for image in folder.test):
         _require_usable(folder.test, of_test, options.max_bad_images)
+        remarks += repeated(folder.test, identified((image.path for image in folder.test), progress))
+        remarks += Annotations(unused=[str(path) for path in folder.unused_masks]).remarks()
     held_out_sha256 = hash_of_hashes(record.sha256 for record in held_out)
-    return Material(folder, tuple(records), held_out_sha256, tuple(remarks)), decided
+    by_image = parts_of_copies(records, parts.by_image)
+    return Material(folder, tuple(records), held_out_sha256, tuple(remarks), by_image), decided
 
 
 def _unreadable(paths: Iterable[Path]) -> Iterator[tuple[Path, str]]:
