@@ -122,7 +122,7 @@ def draw_within(
 
 def write_synthetic(
     good: Sequence[Path], target: Path, spec: InputSpec, *, seed: int = 0, most: int = 200, progress: Progress = SILENT
-) -> None:
+) -> dict[str, Path]:
     """Write a test split in MVTec layout.
 
     It contains good images, and each of them with one defect of each kind and its mask.
@@ -135,6 +135,9 @@ def write_synthetic(
         seed: The seed of all randomness: the same images and seed give the same files.
         most: The number of good images to use, evenly spread.
         progress: The progress display.
+
+    Returns:
+        The good image that each stem of the files' names stands for.
 
     Raises:
         DataError: There are fewer than two images.
@@ -169,6 +172,7 @@ def write_synthetic(
                 (folder / "test" / kind / f"{name}.png").write_bytes(encode_png(defective))
                 white = np.where(mask, 255, 0).astype(np.uint8)[..., None]
                 (folder / "ground_truth" / kind / f"{name}_mask.png").write_bytes(encode_png(white))
+    return {f"{index:04d}": path for index, path in enumerate(chosen)}
 
 
 def _rotated_coordinates(image: Image, rng: np.random.Generator) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

@@ -19,7 +19,7 @@ def show_report(report: Report) -> None:
         _table(report)
     _dropped(report)
     for note in report.notes:
-        out.print(f"[yellow]note:[/] {escape(note)}")
+        out.print(f"[yellow]note:[/] {escape(spelled(note))}")
     if report.compact_choice:
         out.print(escape(spelled(report.compact_choice)))
     machine = report.machine
@@ -41,10 +41,11 @@ def show_report(report: Report) -> None:
 
 def _table(report: Report) -> None:
     p = f"p{report.percentile:g} ms"
-    title = f"{report.data}, percent, on {report.evidence}; {_ON_FRONTIER}: nothing is faster and as accurate"
+    signs = f"±: one standard error; {_ON_FRONTIER}: nothing is faster and as accurate"
     detected = "detected" if report.evidence == LABELLED else "detected (synthetic)"
     table = make_table(
-        title, "", "size", "precision", "backend", p, "p50", "image AUROC", "pixel AUROC", "PRO", "false rejects",
+        f"{report.data}, percent, on {report.evidence}; {signs}",
+        "", "size", "precision", "backend", p, "p50", "image AUROC", "pixel AUROC", "PRO", "false rejects",
         detected, "", left=("precision", "backend"),
     )  # fmt: skip
     for row in report.rows:

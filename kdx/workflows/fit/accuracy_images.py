@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import msgspec
+import numpy as np
 
 from kd_train.data.synthetic import write_synthetic
 from kd_train.evaluation.evaluate import Evaluation, evaluate
 from kdx.folders.data_folder import GOOD, TestImage, open_folder
 from kdx.imaging.images import InputSpec
 from kdx.progress import Progress
+from kdx.remarks import Remark
 from kdx.runtime.detector import Detector
 from kdx.storage.files import hash_of_hashes, sha256_bytes, sha256_if_readable
+from kdx.verification.resampling import aurocs, draws
 from kdx.workflows.fit.fit_folder import FitFolder
 from kdx.workflows.fit.material import Material
 from kdx.workflows.fit.trial_records import LABELLED, SYNTHETIC, Scores
@@ -33,12 +36,15 @@ class AccuracyImages:
         test: The images.
         good_are_held_out: Whether the good ones are those that the threshold was calibrated on: how
             many of them it rejects is then decided, not measured.
+        parts: The part that each synthetic image shows, by its file's stem; empty for labelled
+            images.
     """
 
     kind: str
     root: Path
     test: tuple[TestImage, ...]
     good_are_held_out: bool
+    parts: Mapping[str, str] = field(default_factory=dict)
 
     @cached_property
     def sha256(self) -> str:
@@ -54,11 +60,19 @@ class AccuracyImages:
             # The evaluation reports and counts what cannot be read.
             yield (sha256_if_readable(path) or "").encode()
 
-    def score(self, detector: Detector, max_bad_images: int, progress: Progress) -> Scores:
-        """Measure how well a calibrated detector tells defects on these images."""
+    def score(self, detector: Detector, max_bad_images: int, progress: Progress) -> tuple[Scores, list[Remark]]:
+        """Measure how well a calibrated detector tells defects on these images.
+
+        Returns:
+            The figures, and what makes them doubtful.
+        """
         found = evaluate(detector, self.root, self.test, max_bad_images=max_bad_images, progress=progress)
         scores = scores_of(found)
-        return msgspec.structs.replace(scores, false_reject_rate=None) if self.good_are_held_out else scores
+        if self.parts:
+            scores = msgspec.structs.replace(scores, image_auroc_error=auroc_error_of_parts(found.scores, self.parts))
+        if self.good_are_held_out:
+            scores = msgspec.structs.replace(scores, false_reject_rate=None)
+        return scores, [*found.remarks, *(found.masks.remarks() if found.masks else [])]
 
     def notes(self) -> list[str]:
         """Say what a reader of the figures must know."""
@@ -95,12 +109,14 @@ def find_accuracy_images(
             return AccuracyImages(LABELLED, material.folder.root, test, good_are_held_out=False)
         stand_in = tuple(TestImage(path, GOOD, None) for path in held_out)
         return AccuracyImages(LABELLED, material.folder.root, (*stand_in, *test), good_are_held_out=True)
-    write_synthetic(held_out, folder.synthetic, spec, seed=seed, progress=progress)
-    return AccuracyImages(SYNTHETIC, folder.synthetic, open_folder(folder.synthetic).test, good_are_held_out=True)
+    drawn_on = write_synthetic(held_out, folder.synthetic, spec, seed=seed, progress=progress)
+    parts = {stem: material.parts.get(path, str(path)) for stem, path in drawn_on.items()}
+    test = open_folder(folder.synthetic).test
+    return AccuracyImages(SYNTHETIC, folder.synthetic, test, good_are_held_out=True, parts=parts)
 
 
 def scores_of(evaluation: Evaluation) -> Scores:
-    """Return an evaluation's figures, with the standard error of the image AUROC."""
+    """Return an evaluation's figures, with the standard error for independent images."""
     good, defective, auroc = evaluation.good, evaluation.defective, evaluation.image_auroc
     return Scores(
         good=good,
@@ -115,12 +131,38 @@ def scores_of(evaluation: Evaluation) -> Scores:
 
 
 def auroc_error(auroc: float, good: int, defective: int) -> float:
-    """Return the standard error of an AUROC (Hanley and McNeil, Radiology 1982, equation 1)."""
+    """Return the standard error of an AUROC of independent images.
+
+    See Hanley and McNeil, Radiology 1982, equation 1.
+    """
     both_defective, both_good = auroc / (2 - auroc), 2 * auroc**2 / (1 + auroc)
     variance = (
         auroc * (1 - auroc) + (defective - 1) * (both_defective - auroc**2) + (good - 1) * (both_good - auroc**2)
     ) / (good * defective)
     return math.sqrt(max(variance, 0.0))
+
+
+def auroc_error_of_parts(scores: Mapping[str, float], parts: Mapping[str, str]) -> float:
+    """Return the standard error of the AUROC of synthetic defects, by a bootstrap over parts.
+
+    A part is drawn with its images and with all defects on them, which are not independent; see
+    :mod:`kdx.verification.resampling`. Where all images show one part, each counts as a part.
+
+    Args:
+        scores: The score of each image, by its path ``test/KIND/STEM.png``.
+        parts: The part that each image shows, by the stem.
+    """
+    parts = parts if len(set(parts.values())) > 1 else {stem: stem for stem in parts}
+    numbers = {part: number for number, part in enumerate(dict.fromkeys(parts.values()))}
+    paths = [PurePosixPath(name) for name in scores]
+    is_good = np.array([path.parent.name == GOOD for path in paths])
+    part_of = np.array([numbers[parts[path.stem]] for path in paths])
+    values, of_good, of_defects = np.array(list(scores.values())), part_of[is_good], part_of[~is_good]
+    found = [
+        aurocs(values[is_good], values[~is_good], drawn[:, of_good], drawn[:, of_defects])
+        for (drawn,) in draws(len(numbers))
+    ]
+    return float(np.nanstd(np.concatenate(found)))
 
 
 def _known(value: float) -> float | None:

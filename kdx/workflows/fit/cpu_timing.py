@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -97,8 +99,8 @@ def time_precision(
     """Measure a precision of a finished bundle in every backend; see :func:`screen_backend`.
 
     Returns:
-        The wanted percentile of the fastest backend, and of every other whose median comes near it;
-        of the others the median alone.
+        The wanted percentile of the fastest backend that gives one, and of every other whose median
+        comes near it; of the others the median alone.
     """
     looks: list[Timing] = []
     for pair in cpu_backend_precision_pairs(bundle, [precision]):
@@ -107,9 +109,9 @@ def time_precision(
                 looks.append(_timing(_look(detector, images, budget_ms), pair))
         except BackendError as error:
             looks.append(Timing(backend=pair[0], precision=precision, error=error.message))
-    limit = _NEAR * min((look.p50_ms for look in looks if look.p50_ms is not None), default=0.0)
+    limit = math.inf
     measured = []
-    for look in looks:
+    for look in sorted(looks, key=lambda look: look.p50_ms or 0.0):
         if look.p50_ms is None or look.p50_ms > limit:
             measured.append(look)
             continue
@@ -118,6 +120,8 @@ def time_precision(
                 measured.append(_final(detector, (look.backend, precision), images, budget_ms, percentile, look.p50_ms))
         except BackendError as error:
             measured.append(Timing(backend=look.backend, precision=precision, error=error.message))
+        else:
+            limit = min(limit, _NEAR * look.p50_ms)
     return measured
 
 

@@ -161,6 +161,11 @@ class FitFolder:
         """Keep the screening so far."""
         write_atomic(self.path / _SCREENING, encode_record(_Screening(key=key, screened=screened)))
 
+    def discard_report(self) -> None:
+        """Remove what an earlier call reported, which need not be true of the next best bundle."""
+        for path in (self.report, *self.plots):
+            discard(path)
+
     def write_report(self, report: Report) -> None:
         """Write ``fit.json``."""
         write_json(self.report, report)

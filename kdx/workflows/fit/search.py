@@ -16,7 +16,7 @@ from kdx.errors import BackendError
 from kdx.folders.apart import require_apart_from_images
 from kdx.progress import Progress
 from kdx.runtime.backend_table import BACKENDS
-from kdx.runtime.machine import Machine, describe_machine, package_versions
+from kdx.runtime.machine import Machine, cpu_features, describe_machine, package_versions
 from kdx.storage.cache import nothing_cached
 from kdx.storage.files import sha256_bytes, sha256_file
 from kdx.storage.json_records import now
@@ -26,7 +26,7 @@ from kdx.workflows.fit.best import keep_best
 from kdx.workflows.fit.compact_choice import compact_choice
 from kdx.workflows.fit.deadline import Deadline, TooLongError
 from kdx.workflows.fit.fit_folder import CONTENT, HELD_OUT, FitFolder
-from kdx.workflows.fit.frontier import next_to_train, rows_of, with_frontier
+from kdx.workflows.fit.frontier import by_accuracy, next_to_train, rows_of, with_frontier
 from kdx.workflows.fit.frontier_plot import write_plots
 from kdx.workflows.fit.material import Material, read_material
 from kdx.workflows.fit.request import FitRequest, checked
@@ -36,6 +36,7 @@ from kdx.workflows.fit.trial_records import (
     LABELLED,
     SCHEMA,
     SYNTHETIC,
+    Best,
     Dropped,
     FrontierRow,
     MethodSize,
@@ -108,7 +109,7 @@ def _train_in_order(workshop: Workshop, passed: list[Screened]) -> tuple[dict[Me
         if request.hours is not None and not is_begun:
             candidate = min(sizes, key=lambda each: each.pixels)
         screened = waiting.pop(candidate)
-        drop = Dropped(candidate=candidate, reason="", measured_ms=_latency(screened))
+        drop = Dropped(candidate=candidate, reason="", measured_ms=_measured_ms(screened))
         if deadline.left_s == 0 and not workshop.is_trained(screened):
             dropped.append(msgspec.structs.replace(drop, reason="not trained: the hours were spent", cause="hours"))
             continue
@@ -152,9 +153,10 @@ def _report(
             for row in rows_of(trial, folder.bundle(candidate).relative_to(folder.path).as_posix(), request.budget_ms)
         ]
     )
+    folder.discard_report()
     best, unconfirmed = keep_best(rows, request, folder)
     images = workshop.accuracy_images
-    left_out = [*_screened_out(screened), *dropped, *_refused(trials, workshop.without_int8)]
+    left_out = [*_screened_out(screened), *dropped, *_missing(trials, workshop.without_int8)]
     has_defective = any(image.is_defective for image in workshop.material.folder.test)
     report = Report(
         schema=SCHEMA,
@@ -164,7 +166,12 @@ def _report(
         percentile=request.percentile,
         false_reject_rate=request.false_reject_rate,
         evidence=images.kind if images else LABELLED if has_defective else SYNTHETIC,
-        notes=[*_notes(workshop, rows), *_teachers(trials), *_busy(screened, trials)],
+        notes=[
+            *_notes(workshop, rows),
+            *_doubts(workshop, trials, rows, best),
+            *_teachers(trials),
+            *_busy(screened, trials),
+        ],
         machine=workshop.machine,
         screened=screened,
         rows=rows,
@@ -178,8 +185,8 @@ def _report(
     )
     if best is None:
         report = msgspec.structs.replace(report, advice=advice(report, request))
-    write_plots(report, folder.plots)
     folder.write_report(report)
+    write_plots(report, folder.plots)
     return report
 
 
@@ -195,6 +202,21 @@ def _notes(workshop: Workshop, rows: list[FrontierRow]) -> list[str]:
     if workshop.request.training.weights == "random":
         notes.append("the teacher's weights are random: accuracy says nothing of detectors with a trained teacher")
     return notes
+
+
+def _doubts(
+    workshop: Workshop, trials: Mapping[MethodSize, Trial], rows: list[FrontierRow], best: Best | None
+) -> list[str]:
+    """Return what makes the best line doubtful; the most accurate one's where there is no best."""
+    row = best.row if best else next(iter(by_accuracy(rows)), None)
+    if row is None:
+        return []
+    trial, precision = trials[row.candidate], row.timing.precision
+    # Training, calibration and this call have read the same good images.
+    said = {each.kind for each in workshop.material.remarks}
+    remarks = [each for each in trial.remarks if each.kind not in said]
+    remarks += next(measured.remarks for measured in trial.measured if measured.precision == precision)
+    return [f"{row.candidate} {precision}: {each}" for each in remarks]
 
 
 def _teachers(trials: Mapping[MethodSize, Trial]) -> list[str]:
@@ -218,15 +240,15 @@ def _screened_out(screened: list[Screened]) -> list[Dropped]:
             candidate=one.candidate,
             reason=one.reason,
             cause="screened",
-            measured_ms=one.fastest.measured_ms if one.fastest else None,
+            measured_ms=_measured_ms(one),
         )
         for one in screened
         if one.outcome != "may keep"
     ]
 
 
-def _refused(trials: Mapping[MethodSize, Trial], without_int8: Collection[MethodSize]) -> list[Dropped]:
-    return [
+def _missing(trials: Mapping[MethodSize, Trial], without_int8: Collection[MethodSize]) -> list[Dropped]:
+    refused = [
         Dropped(
             candidate=candidate,
             precision=precision,
@@ -235,6 +257,11 @@ def _refused(trials: Mapping[MethodSize, Trial], without_int8: Collection[Method
         )
         for candidate, trial in trials.items()
         for precision, reason in trial.refused.items()
+    ]
+    return refused + [
+        Dropped(candidate=candidate, precision=precision, reason=reason)
+        for candidate, trial in trials.items()
+        for precision, reason in trial.failed.items()
     ]
 
 
@@ -257,6 +284,7 @@ def _screening_key(request: FitRequest, material: Material, machine: Machine) ->
         "percentile": request.percentile,
         "precisions": request.precisions,
         "machine": machine,
+        "features": cpu_features(),
         "images": material.sha256,
         "options": {name: value for name, value in request.asked().items() if name not in _OF_WEIGHTS},
     }
@@ -269,3 +297,7 @@ def _accuracy(trial: Trial) -> float:
 
 def _latency(screened: Screened) -> float:
     return screened.fastest.p50_ms or 0.0 if screened.fastest else 0.0
+
+
+def _measured_ms(screened: Screened) -> float | None:
+    return screened.fastest.measured_ms if screened.fastest else None

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import gc
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 
 import msgspec
 
+from kd_train.data.reduction import reduction_remark
 from kd_train.training.options import TrainOptions
 from kd_train.training.quantization import quantize_run
 from kd_train.training.run_config import TRAINING_PACKAGES
@@ -20,7 +21,7 @@ from kdx.bundle.open import open_bundle
 from kdx.errors import BundleError, CheckpointError, KdxError
 from kdx.loading.bundle_detector import detector_of
 from kdx.progress import Progress
-from kdx.runtime.machine import Machine, package_versions
+from kdx.runtime.machine import Machine, cpu_features, package_versions
 from kdx.storage.files import sha256_bytes
 from kdx.storage.json_records import INT8_FOLDER, RUN_INDEX
 from kdx.verification.held_out import LEAST_GOOD
@@ -32,7 +33,8 @@ from kdx.workflows.fit.deadline import Deadline, TooLongError, teacher_epochs_le
 from kdx.workflows.fit.fit_folder import FitFolder
 from kdx.workflows.fit.material import Material
 from kdx.workflows.fit.request import FitRequest
-from kdx.workflows.fit.trial_records import Measured, MethodSize, Screened, Timing, Trial, fastest_timing
+from kdx.workflows.fit.trial_records import Measured, MethodSize, Screened, Trial, fastest_timing
+from kdx.workflows.many.product_remarks import remarks_on_product
 
 # Medians of one graph on one idle machine agree far better than this.
 _BUSY = 1.5
@@ -105,8 +107,8 @@ class Workshop:
         return trial
 
     def _keep(self, trial: Trial) -> None:
-        """Keep a result for later calls, unless more hours may give it an INT8 stage."""
-        if trial.candidate not in self.without_int8:
+        """Keep a result for later calls, unless they may have more: an INT8 stage, or a latency."""
+        if trial.candidate not in self.without_int8 and not trial.failed:
             self.folder.write_trial(trial)
 
     def _train(self, candidate: MethodSize) -> None:
@@ -136,13 +138,14 @@ class Workshop:
             "false_reject_rate": request.false_reject_rate,
             "percentile": request.percentile,
             "machine": self.machine,
+            "features": cpu_features(),
             "packages": package_versions(TRAINING_PACKAGES),
             "evidence": [images.kind, images.sha256],
         }
         return sha256_bytes(msgspec.json.encode(parts))
 
     def _measure(self, run: Run, screened: Screened, precisions: Sequence[str], images: AccuracyImages) -> Trial:
-        candidate, request = screened.candidate, self.request
+        candidate, request, recipe = screened.candidate, self.request, run.config.recipe
         bundle, refused = self._exported(run, screened, precisions)
         calibration = CalibrationRequest(
             request.false_reject_rate,
@@ -151,15 +154,14 @@ class Workshop:
             max_bad_images=request.training.max_bad_images,
         )
         good = [record.path for record in self.material.good]
-        undecided = calibrate_each(bundle, good, calibration, progress=self.progress).refusals()
+        found = calibrate_each(bundle, good, calibration, progress=self.progress)
         calibrated = open_bundle(bundle.path)
-        decided = dict.fromkeys(
-            precision for _, precision in cpu_backend_precision_pairs(calibrated, calibrated.manifest.precisions)
-        )
-        measured = [self._measured(calibrated, precision, images) for precision in decided]
+        pairs = cpu_backend_precision_pairs(calibrated, calibrated.manifest.precisions)
+        measured, failed = self._measured(calibrated, {precision: None for _, precision in pairs}, images)
         history = run.checkpoint("last").history
         stage = _int8_stage(run) if "int8" in precisions else None
         learnt = [*history, *(stage.checkpoint("last").history if stage is not None else [])]
+        reduced = reduction_remark(self.material.good, run.config.input, recipe.crop_from or recipe.image_size)
         return Trial(
             candidate=candidate,
             key=self._key(run, precisions, images),
@@ -168,9 +170,11 @@ class Workshop:
             train_images=len(run.config.train_images),
             held_out_images=len(run.config.validation_images),
             seconds=round(sum(epoch.seconds for epoch in learnt) + run.distillation_seconds, 1),
-            measured=[one for one in measured if one is not None],
-            refused={**refused, **undecided},
+            measured=measured,
+            refused={**refused, **found.refusals()},
+            failed=failed,
             teacher_comparisons=run.config.distilled.comparisons if run.config.distilled else [],
+            remarks=remarks_on_product(reduced, found, None),
         )
 
     def _exported(self, run: Run, screened: Screened, precisions: Sequence[str]) -> tuple[Bundle, dict[str, str]]:
@@ -227,32 +231,51 @@ class Workshop:
 
     def timed_again(self, trial: Trial) -> Trial:
         """Measure a result's latencies once more, and keep it with these."""
+        assert self.accuracy_images is not None  # those of the result
         bundle = open_bundle(self.folder.bundle(trial.candidate))
-        measured = [msgspec.structs.replace(m, timings=self._timings(bundle, m.precision)) for m in trial.measured]
-        trial = msgspec.structs.replace(trial, measured=[m for m in measured if fastest_timing(m.timings) is not None])
+        before = {measured.precision: measured for measured in trial.measured}
+        measured, failed = self._measured(bundle, before, self.accuracy_images)
+        trial = msgspec.structs.replace(trial, measured=measured, failed={**trial.failed, **failed})
         self._keep(trial)
         return trial
 
-    def _measured(self, bundle: Bundle, precision: str, images: AccuracyImages) -> Measured | None:
-        """Time a precision in every backend, score it in the fastest; None if nothing runs."""
-        timings = self._timings(bundle, precision)
-        quickest = fastest_timing(timings)
-        if quickest is None:
-            return None
-        with detector_of(bundle, quickest.backend, self.request.threads, precision) as detector:
-            scores = images.score(detector, self.request.training.max_bad_images, self.progress)
-        return Measured(precision=precision, timings=timings, scores=scores)
+    def _measured(
+        self, bundle: Bundle, before: Mapping[str, Measured | None], images: AccuracyImages
+    ) -> tuple[list[Measured], dict[str, str]]:
+        """Time precisions in every backend, and score each in its fastest.
 
-    def _timings(self, bundle: Bundle, precision: str) -> list[Timing]:
+        Args:
+            bundle: The calibrated bundle.
+            before: What was measured of each precision, whose scores stay if its fastest backend
+                does; None of a new one.
+            images: What accuracy is measured on.
+
+        Returns:
+            What was measured, and why other precisions could not be timed.
+        """
         request = self.request
-        return time_precision(
-            bundle,
-            precision,
-            bundle.golden().images,
-            budget_ms=request.budget_ms,
-            percentile=request.percentile,
-            threads=request.threads,
-        )
+        measured: list[Measured] = []
+        failed: dict[str, str] = {}
+        for precision, earlier in before.items():
+            timings = time_precision(
+                bundle,
+                precision,
+                bundle.golden().images,
+                budget_ms=request.budget_ms,
+                percentile=request.percentile,
+                threads=request.threads,
+            )
+            quickest, former = fastest_timing(timings), fastest_timing(earlier.timings) if earlier else None
+            if quickest is None:
+                errors = "; ".join(f"{timing.backend}: {timing.error}" for timing in timings)
+                failed[precision] = f"its latency could not be measured: {errors}"
+            elif earlier and former and former.backend == quickest.backend:
+                measured.append(msgspec.structs.replace(earlier, timings=timings))
+            else:
+                with detector_of(bundle, quickest.backend, request.threads, precision) as detector:
+                    scores, remarks = images.score(detector, request.training.max_bad_images, self.progress)
+                measured.append(Measured(precision=precision, timings=timings, scores=scores, remarks=remarks))
+        return measured, failed
 
 
 def was_disturbed(screened: Screened, trial: Trial) -> str:

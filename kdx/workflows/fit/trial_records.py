@@ -8,6 +8,7 @@ import msgspec
 
 from kdx.bundle.teacher_comparison import TeacherComparison
 from kdx.imaging.image_size import ImageSize, both_sides, say_size
+from kdx.remarks import Remark
 from kdx.runtime.machine import Machine
 
 SCHEMA = 1
@@ -113,7 +114,8 @@ class Scores(msgspec.Struct, frozen=True, kw_only=True):
         good: Good images.
         defective: Defective images, each synthetic kind counted.
         image_auroc: Area under the ROC curve of the images' scores.
-        image_auroc_error: The standard error of ``image_auroc``, for samples of as many images.
+        image_auroc_error: One standard error of ``image_auroc``, for samples of as many images.
+            Labelled images count as independent; synthetic defects on images of one part do not.
         pixel_auroc: Area under the ROC curve of the maps' pixels; None without masks.
         pro: Per-region overlap; None without masks.
         false_reject_rate: Share of good images rejected at the calibrated threshold; None for
@@ -138,11 +140,13 @@ class Measured(msgspec.Struct, frozen=True, kw_only=True):
         precision: The precision of the graph.
         timings: The latencies in every backend that runs it.
         scores: Measured through the fastest of them.
+        remarks: What makes the scores doubtful.
     """
 
     precision: str
     timings: list[Timing]
     scores: Scores
+    remarks: list[Remark] = []
 
 
 class Trial(msgspec.Struct, frozen=True, kw_only=True):
@@ -158,7 +162,9 @@ class Trial(msgspec.Struct, frozen=True, kw_only=True):
         seconds: Duration of the training.
         measured: Every precision that passed its gate.
         refused: Why others are missing, by precision.
+        failed: Why no backend could be timed, by precision; later calls try again.
         teacher_comparisons: What a compact teacher sees of defects, compared with its source.
+        remarks: What makes the training or the thresholds doubtful.
     """
 
     candidate: MethodSize
@@ -170,7 +176,9 @@ class Trial(msgspec.Struct, frozen=True, kw_only=True):
     seconds: float
     measured: list[Measured]
     refused: dict[str, str] = {}
+    failed: dict[str, str] = {}
     teacher_comparisons: list[TeacherComparison] = []
+    remarks: list[Remark] = []
 
 
 class FrontierRow(msgspec.Struct, frozen=True, kw_only=True):

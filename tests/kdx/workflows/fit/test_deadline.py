@@ -201,7 +201,7 @@ def order_of(
     passed = []
     for ms, candidate in [*zip((1, 2, 4), QUICK, strict=True), *zip((10, 20, 40), SLOW, strict=True)]:
         timing = Timing(
-            backend="openvino", precision="fp32", percentile=99, measured_ms=ms, p50_ms=ms, max_ms=ms, runs=9
+            backend="openvino", precision="fp32", percentile=99, measured_ms=ms + 1, p50_ms=ms, max_ms=ms + 1, runs=9
         )
         passed.append(Screened(candidate=candidate, outcome="may keep", timings=[timing]))
     workshop = StubWorkshop(Deadline(hours), too_long, SimpleNamespace(hours=hours), set(trained))
@@ -214,7 +214,7 @@ def test_a_smaller_size_takes_the_place_of_one_that_takes_too_long() -> None:
     tried, trials, dropped = order_of(1, too_long, [QUICK[0], SLOW[0]])
     assert tried == [QUICK[2], QUICK[1], SLOW[2], SLOW[1], SLOW[0], QUICK[0]]
     assert list(trials) == [QUICK[1], SLOW[0], QUICK[0]]
-    assert {each.candidate for each in dropped} == too_long
+    assert {each.candidate: each.measured_ms for each in dropped} == {QUICK[2]: 5, SLOW[2]: 41, SLOW[1]: 21}
     assert {(each.cause, each.reason) for each in dropped} == {
         ("hours", "not trained: it would take about 120 min, and 60 min are left")
     }

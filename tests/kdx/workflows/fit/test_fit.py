@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,6 +20,7 @@ import kdx
 from kd_train.training.run_folder import Run
 from kdx.bundle.open import open_bundle
 from kdx.errors import BackendError, TrainingError
+from kdx.remarks import Remark
 from kdx.runtime.cycle_time import compare_with_budget
 from kdx.workflows.fit.cpu_timing import time_precision
 from kdx.workflows.fit.deadline import TooLongError
@@ -163,6 +165,7 @@ def test_the_table_has_every_figure_and_says_what_it_was_measured_on(fitted):
         assert all(0 <= scores[name] <= 1 for name in ("image_auroc", "pixel_auroc", "pro", "false_reject_rate"))
         assert (scores["good"], scores["defective"]) == (4, 4)
     assert "optimistic" in fitted.result.stdout
+    assert "±: one standard error" in fitted.result.stdout
 
 
 def test_the_figures_are_those_of_kdx_evaluate(fitted):
@@ -323,6 +326,123 @@ def test_a_busy_machine_is_noticed_and_measured_again(fitted, out, no_training, 
 
 
 @pytest.mark.slow
+def test_on_a_cpu_with_other_instructions_everything_is_measured_again(fitted, out, no_training, monkeypatch):
+    measured = []
+
+    def recorded(candidate, request, material):
+        measured.append(("screened", candidate.size))
+        return screened(candidate, request, material)
+
+    def timed(bundle, precision, *args, **options):
+        measured.append(("timed", bundle.manifest.map_size[0]))
+        return time_precision(bundle, precision, *args, **options)
+
+    def cpu(*flags):
+        known = {"model name": "CPU", "flags": " ".join(flags)}
+        monkeypatch.setattr("kdx.runtime.machine._cpuinfo", lambda name: known.get(name, ""))
+        measured.clear()
+        fit(fitted.data, out, "--sizes", "32,96")
+        return sorted(measured)
+
+    monkeypatch.setattr("kdx.workflows.fit.screen._screen", recorded)
+    monkeypatch.setattr("kdx.workflows.fit.trial.time_precision", timed)
+    everything = [("screened", 32), ("screened", 96), ("timed", 32)]
+    assert cpu("avx2") == everything
+    assert cpu("avx2") == [("screened", 96)]  # which missed the budget by less than noise
+    assert cpu("avx2", "avx512_vnni") == everything
+
+
+@pytest.mark.slow
+def test_what_makes_the_best_figures_doubtful_is_noted_in_later_calls_too(fitted, out, no_training, monkeypatch):
+    for path in (out / "results").iterdir():
+        path.unlink()  # so that everything is measured again
+    doubt = Remark(kind="not_separated", text="defective images do not score significantly higher", count=4, first=())
+    with monkeypatch.context() as patch:
+        patch.setattr("kd_train.evaluation.evaluate.separation_remarks", lambda *_: [doubt])
+        patch.setattr("kd_train.data.reduction._MUCH", 0.5)
+        result = fit(fitted.data, out, "--sizes", 32)
+    report = report_of(out)
+    best = f"stpm {report['best']['row']['candidate']['size']} fp32"
+    noted = [note for note in report["notes"] if note.startswith("stpm ")]
+    assert any(note.startswith(f"{best}: 12 images are reduced to ") for note in noted)
+    assert f"{best}: {doubt}" in noted
+    assert all(note.startswith(best) and note in result.stdout for note in noted)
+    assert fit(fitted.data, out, "--sizes", 32, "--json").json["notes"] == report["notes"]
+
+
+@pytest.mark.slow
+def test_a_report_is_never_of_another_budget_than_the_best_bundle(fitted, out, no_training, monkeypatch):
+    def fail(error):
+        def raised(*_: object, **__: object) -> None:
+            raise error
+
+        return raised
+
+    with monkeypatch.context() as patch:
+        patch.setattr("kdx.workflows.fit.search.write_plots", fail(OSError(28, "No space left on device")))
+        fit(fitted.data, out, "--sizes", 32, budget=7.0, code=None)
+    assert report_of(out)["budget_ms"] == 7.0
+    with monkeypatch.context() as patch:
+        patch.setattr("kdx.workflows.fit.best.time_as_loaded", fail(KeyboardInterrupt()))
+        fit(fitted.data, out, "--sizes", 32, budget=6.0, code=130)
+    assert (out / "best.kdx").exists()
+    assert not [path for path in (out / "fit.json", out / "frontier.png", out / "frontier.svg") if path.exists()]
+
+
+def change_results(out: Path, change: Callable[[Any], None]) -> None:
+    """Change the first measured precision of each result that a fit keeps."""
+    for path in (out / "results").iterdir():
+        trial = json.loads(path.read_text(encoding="utf-8"))
+        change(trial["measured"][0])
+        path.write_text(json.dumps(trial), encoding="utf-8")
+
+
+@pytest.mark.slow
+def test_scores_are_measured_again_where_another_backend_is_the_fastest_now(fitted, out, no_training, monkeypatch):
+    first = {row["candidate"]["size"]: row["scores"]["image_auroc"] for row in report_of(out)["rows"]}
+
+    def change(measured: Any) -> None:
+        measured["scores"]["image_auroc"] = 0.123
+        for timing in measured["timings"]:
+            if timing["measured_ms"] == LATENCY_MS[64]:
+                timing["backend"] = "former"
+
+    change_results(out, change)
+    monkeypatch.setattr("kdx.workflows.fit.search.was_disturbed", lambda *_: "it was busy")
+    report = fit(fitted.data, out, "--json").json
+    assert {row["candidate"]["size"]: row["scores"]["image_auroc"] for row in report["rows"]} == {
+        32: 0.123,
+        64: first[64],
+    }
+
+
+@pytest.mark.slow
+def test_what_no_backend_can_time_again_is_named_and_its_former_result_is_kept(fitted, out, no_training, monkeypatch):
+    def fail(detector, images, **options):
+        if detector.outputs(images[:1]).maps.shape[1] == 64:
+            raise BackendError("no memory is left")
+        return decreed(detector, images, **options)
+
+    before = (out / "results/stpm-64.json").read_bytes()
+    with monkeypatch.context() as patch:
+        patch.setattr("kdx.workflows.fit.search.was_disturbed", lambda *_: "it was busy")
+        patch.setattr("kdx.workflows.fit.cpu_timing.measure_cycle_time", fail)
+        report = fit(fitted.data, out, "--json").json
+    assert [row["candidate"]["size"] for row in report["rows"]] == [32]
+    (dropped,) = [each for each in report["dropped"] if each["candidate"]["size"] == 64]
+    assert (dropped["cause"], dropped["precision"]) == ("failed", "fp32")
+    assert "its latency could not be measured: " in dropped["reason"]
+    assert "onnxruntime-cpu: no memory is left" in dropped["reason"]
+    assert (out / "results/stpm-64.json").read_bytes() == before
+    (out / "results/stpm-64.json").unlink()
+    with monkeypatch.context() as patch:
+        patch.setattr("kdx.workflows.fit.cpu_timing.measure_cycle_time", fail)
+        assert fit(fitted.data, out, "--json").json["dropped"] == report["dropped"]
+    assert not (out / "results/stpm-64.json").exists()
+    assert [row["candidate"]["size"] for row in fit(fitted.data, out, "--json").json["rows"]] == [32, 64]
+
+
+@pytest.mark.slow
 def test_spent_hours_begin_no_training_but_report_on_what_is_trained(fitted, out, no_training):
     shutil.rmtree(out / "runs/stpm-32")
     report = fit(fitted.data, out, "--hours", 0, "--json").json
@@ -382,6 +502,11 @@ def test_files_that_decide_runs_are_compared_by_their_content(dataset, tmp_path,
     assert f"content of '{weights}' changed" in fit(dataset, out, *options, code=2).stderr
     write(2, b"some")
     fit(dataset, out, *options)
+
+
+def test_notes_name_flags(dataset, tmp_path, screening):
+    result = fit(dataset, tmp_path / "out", "--hours", 0, "--group-by", r"\d+")
+    assert "each a part of their own, so --group-by has no effect" in result.stdout
 
 
 @pytest.mark.slow
