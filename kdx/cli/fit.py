@@ -21,7 +21,7 @@ def fit(
     budget_ms: float = typer.Option(..., help="Milliseconds that a verdict may take, from array to verdict."),
     percentile: float = typer.Option(99.0, help="Share of the calls, in percent, that must keep the budget."),
     folder: Path | None = typer.Option(
-        None, "--out", "-o", help="Folder of runs, bundles and the report. Default: fit/DATA."
+        None, "--out", "-o", help="Folder of runs, bundles and the report. Default: fit/DATA, or fit/DATA-CATEGORY."
     ),
     methods: str = typer.Option("", help="Methods to try, separated by commas. Default: all of kdx methods."),
     sizes: str = typer.Option(
@@ -36,7 +36,9 @@ def fit(
         None, min=1, max=1024, help="Threads of each backend. Default: this machine's cores."
     ),
     hours: float | None = typer.Option(
-        None, help="Stop what would not end in so many hours; 0: screen, report on what is trained. Default: no limit."
+        None,
+        help="Stop what would not end in so many hours; 0: train nothing; time the candidates and report on what is "
+        "already trained. Default: no limit.",
     ),
     false_reject_rate: float = typer.Option(0.01, help="Share of good parts that may be rejected."),
     training: TrainOptions = TRAIN_OPTIONS,
@@ -46,11 +48,11 @@ def fit(
     """Find the most accurate detector that keeps a cycle time on this machine's CPU.
 
     First every method at every size is exported untrained and timed, in minutes: what cannot keep
-    the budget is never trained. The others are trained, every method once at its largest size, the
-    quickest first, then the best method's other sizes; exported through the gate, calibrated,
-    evaluated and timed again. STPM is also tried with a compact teacher and with the network from
-    which that one learns. Where there are no defective test images, accuracy is that of
-    synthetic defects, and every figure says so.
+    the budget is never trained. The others are trained: every method once, the quickest first, at
+    its largest size, or with --hours at its smallest; then the best method's other sizes. They are
+    exported through the gate, calibrated, evaluated and timed again. STPM is also tried with a
+    compact teacher and with the network from which that one learns. Where there are no defective
+    test images, accuracy is that of synthetic defects, and every figure says so.
 
     The output folder gets fit.json, frontier.png and .svg, and best.kdx, ready for use. Run the
     same command again to continue where it stopped. Exit status 1 when nothing keeps the budget.

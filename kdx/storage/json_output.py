@@ -22,6 +22,7 @@ _MESSAGES = frozenset(
     {
         "advice",
         "checks",
+        "compact_choice",
         "error",
         "expected",
         "fix",

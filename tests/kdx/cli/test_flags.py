@@ -76,6 +76,7 @@ def test_outside_a_command_texts_stay():
 
 RESULT = {
     "advice": ["more time: a larger `size`"],
+    "compact_choice": "not compared: pass `resume=True`",
     "remarks": remark("odd", "images are odd: pass `resume=True`", ["`resume=True`.png"]),
     "refused": {"int8": {"openvino": "use `image_size=64`"}},
     "error": {"message": "no `out`", "fix": "pass `resume=True`"},
@@ -99,6 +100,7 @@ def test_messages_in_results_name_flags_and_paths_stay(tmp_path):
     assert (tmp_path / "report.json").read_text(encoding="utf-8") == printed
     assert json.loads(printed) == {
         "advice": ["more time: a larger --image-size"],
+        "compact_choice": "not compared: pass --resume",
         "remarks": [
             {"kind": "odd", "text": "images are odd: pass --resume", "count": 1, "first": ["`resume=True`.png"]}
         ],
