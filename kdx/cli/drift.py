@@ -46,7 +46,7 @@ def drift(
         out.print(
             f"effect {found.effect:.2f} (limit {found.effect_limit:g}), p {found.p_value:.2g}; scores are "
             f"{found.direction}; rejected {percent(found.rejected)} %, undecided {percent(found.undecided)} %, "
-            f"frames without a part (not compared) {found.without_part}"
+            f"not compared: {found.without_part} frames without a part, {found.other_region} of another region"
         )
         none = "no drift" if found.effect < found.effect_limit else "no drift shown: so few scores may differ by chance"
         out.print(f"[bold red]drift[/] since {found.since}" if found.alarm else f"[green]{none}[/]")

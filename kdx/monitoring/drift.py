@@ -69,15 +69,18 @@ class Drift(msgspec.Struct, frozen=True, kw_only=True):
         direction: Where recent scores lie: ``higher``, ``lower``, or ``same`` within half a
             percent.
         calibrated: The number of scores of held-out good images.
-        recent: The number of recent scores, of frames that show a part.
+        recent: The number of recent scores that are compared.
         without_part: The number of recent frames that show no part. Their scores are not compared:
             calibration has none of such frames.
+        other_region: The number of recent calls with another region of interest than the
+            bundle's. Their scores are not compared: calibration has none of that region.
         since: The UTC time, ISO 8601, since which every window differs by the effect limit; None
             without an alarm.
         quantiles: The quantiles of both distributions.
         rejected: The share of defective parts among recent frames that were decided; None if none
             was.
-        undecided: The share of recent frames that were undecided, those without a part included.
+        undecided: The share of recent frames that were undecided, those that are not compared
+            included.
         alarm: Whether the effect reaches its limit and is significant.
     """
 
@@ -89,6 +92,7 @@ class Drift(msgspec.Struct, frozen=True, kw_only=True):
     calibrated: int
     recent: int
     without_part: int
+    other_region: int
     since: str | None
     quantiles: list[QuantileShift]
     rejected: float | None
@@ -127,11 +131,11 @@ def find_drift(
             received=f"{window}, {effect_limit:g}, {significance:g}",
         )
     calibrated = _calibrated(bundle, log)
-    usable = np.flatnonzero(np.isfinite(log.scores) & log.has_part)
+    usable = np.flatnonzero(np.isfinite(log.scores) & log.has_part & ~log.other_region)
     scores, times = log.scores[usable], log.times[usable]
     if len(scores) < FEWEST_VERDICTS:
         raise DataError(
-            f"the log holds {len(scores)} scores of frames that show a part",
+            f"the log holds {len(scores)} scores of frames that show a part, in the bundle's region of interest",
             expected=f"at least {FEWEST_VERDICTS}",
             fix="wait for more parts",
         )
@@ -149,6 +153,7 @@ def find_drift(
         calibrated=len(calibrated),
         recent=len(recent),
         without_part=int((~log.has_part[frames]).sum()),
+        other_region=int(log.other_region[frames].sum()),
         since=_since(scores, times, calibrated, window, effect_limit) if alarm else None,
         quantiles=[
             QuantileShift(share=q, calibration=float(np.quantile(calibrated, q)), recent=float(np.quantile(recent, q)))

@@ -117,9 +117,14 @@ class Hashes:
         return None
 
 
+def columns_of(database: sqlite3.Connection) -> set[str]:
+    """Return the columns of a log's verdicts, of which earlier versions had fewer."""
+    return {row[1] for row in database.execute("PRAGMA table_info(verdicts)")}
+
+
 def prepare_records(database: sqlite3.Connection) -> None:
     """Add what an earlier version did not have in its logs, in the transaction that is open."""
-    known = {row[1] for row in database.execute("PRAGMA table_info(verdicts)")}
+    known = columns_of(database)
     for name, kind in _COLUMNS.items():
         if name not in known:
             database.execute(f"ALTER TABLE verdicts ADD COLUMN {name} {kind}")

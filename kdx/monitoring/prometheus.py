@@ -18,13 +18,13 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 
+from kdx.decision.verdict import Decision, Reason, Verdict
 from kdx.errors import OptionError
 
 if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
 
     from kdx.bundle.bundle import Bundle
-    from kdx.decision.verdict import Verdict
     from kdx.monitoring.drift import Comparison
     from kdx.runtime.verdict_observer import JudgedFrame
 
@@ -116,8 +116,6 @@ class Metrics:
     """
 
     def __init__(self, registry: Registry, bundle: Bundle, precision: str, runtime: str) -> None:
-        from kdx.decision.verdict import Decision
-
         families = _families_of(registry)
         labels = (bundle.path.name, precision, runtime)
         threshold = bundle.manifest.threshold_of(precision, runtime)
@@ -129,7 +127,9 @@ class Metrics:
         """Count a verdict and the time that it took."""
         self._verdicts[verdict.decision.value].inc()
         self._seconds.observe(milliseconds / 1e3)
-        if np.isfinite(verdict.score) and not verdict.frame_faults:  # as kdx drift: calibration has parts alone
+        # As kdx drift: the calibration has scores of parts alone, in its own region of interest.
+        is_comparable = not verdict.frame_faults and verdict.reason is not Reason.OTHER_REGION
+        if is_comparable and np.isfinite(verdict.score):
             self._recent.append(verdict.score)
 
     def close(self) -> None:

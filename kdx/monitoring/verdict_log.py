@@ -25,8 +25,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from kdx.decision.verdict import Reason
 from kdx.errors import DataError, OutputError
-from kdx.monitoring.log_records import Hashes, number_of_source, prepare_records, warn_once
+from kdx.monitoring.log_records import Hashes, columns_of, number_of_source, prepare_records, warn_once
 
 if TYPE_CHECKING:
     from kdx.decision.verdict import Verdict
@@ -188,6 +189,8 @@ class LoggedVerdicts:
         decisions: The decisions as text, ``(N,)``.
         milliseconds: The times from the array to the verdict, ``(N,)``.
         has_part: Whether the frame shows a part, ``(N,)`` of bool: it had no frame fault.
+        other_region: Whether the call named another region of interest than the calibration's,
+            ``(N,)`` of bool.
     """
 
     facts: LogFacts
@@ -196,6 +199,7 @@ class LoggedVerdicts:
     decisions: NDArray[np.str_]
     milliseconds: NDArray[np.float64]
     has_part: NDArray[np.bool_]
+    other_region: NDArray[np.bool_]
 
 
 def read_log(path: str | Path) -> LoggedVerdicts:
@@ -209,10 +213,13 @@ def read_log(path: str | Path) -> LoggedVerdicts:
         raise DataError(f"there is no log '{path}'", fix="begin one: kdx.load(BUNDLE, log=PATH)")
     with _explained(path, DataError), contextlib.closing(_connect(path, read_only=True)) as database:
         facts = _facts(database, path, DataError)
+        # Logs of earlier versions lack the column: a file that is only read is not changed.
+        reason = "reason" if "reason" in columns_of(database) else "NULL"
         rows = database.execute(
-            "SELECT time, ifnull(score, 9e999), decision, milliseconds, frame_faults = '' FROM verdicts ORDER BY id"
+            "SELECT time, ifnull(score, 9e999), decision, milliseconds, frame_faults = '', "  # noqa: S608
+            f"{reason} IS '{Reason.OTHER_REGION.value}' FROM verdicts ORDER BY id"
         ).fetchall()
-    times, scores, decisions, milliseconds, has_part = zip(*rows, strict=True) if rows else ((), (), (), (), ())
+    times, scores, decisions, milliseconds, has_part, other_region = zip(*rows, strict=True) if rows else ((),) * 6
     values = np.array(scores, np.float64)
     values[~np.isfinite(values)] = np.nan
     return LoggedVerdicts(
@@ -222,6 +229,7 @@ def read_log(path: str | Path) -> LoggedVerdicts:
         np.array(decisions, np.str_),
         np.array(milliseconds, np.float64),
         np.array(has_part, np.bool_),
+        np.array(other_region, np.bool_),
     )
 
 

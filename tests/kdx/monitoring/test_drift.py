@@ -68,6 +68,15 @@ def test_a_log_knows_which_frames_show_a_part(tmp_path):
     assert read_log(tmp_path / "line.log").has_part.tolist() == [True, False]
 
 
+def test_a_log_knows_which_scores_are_of_another_region(tiny_bundle, frame, tmp_path):
+    mask = np.zeros(frame.shape[:2], np.uint8)
+    mask[:16, :16] = 255
+    with kdx.load(tiny_bundle, "onnxruntime-cpu", 1, log=tmp_path / "line.log") as detector:
+        assert detector(frame, roi=mask).reason is kdx.Reason.OTHER_REGION
+        detector(frame)
+    assert read_log(tmp_path / "line.log").other_region.tolist() == [True, False]
+
+
 def test_a_verdict_is_traced_to_part_image_bundle_graph_and_backend(tmp_path, tiny_bundle, dataset):
     log, file = tmp_path / "line.log", dataset / "test/good/012.png"
     bundle = kdx.open_bundle(tiny_bundle)
@@ -193,7 +202,9 @@ def test_a_log_may_be_opened_by_several_processes_at_once(tmp_path, is_old):
 
 
 def test_a_log_of_an_earlier_version_is_continued(tmp_path):
-    write(old_log(tmp_path / "line.log"), [0.25])
+    before = read_log(old_log(tmp_path / "line.log"))
+    assert (list(before.scores), list(before.other_region)) == ([0.5], [False])
+    write(tmp_path / "line.log", [0.25])
     assert list(read_log(tmp_path / "line.log").scores) == [0.5, 0.25]
 
 
@@ -303,12 +314,14 @@ def calibrated(tiny_bundle, tmp_path_factory):
     )
 
 
-def logged(bundle, scores, decisions=None, has_part=None):
+def logged(bundle, scores, decisions=None, has_part=None, other_region=None):
     facts = LogFacts("tile.kdx", bundle.manifest.files["model.onnx"], "fp32")
     count = len(scores)
     named = np.array(["good"] * count if decisions is None else decisions)
     shown = np.ones(count, bool) if has_part is None else has_part
-    return LoggedVerdicts(facts, np.arange(count) * 60.0, np.asarray(scores, float), named, np.ones(count), shown)
+    elsewhere = np.zeros(count, bool) if other_region is None else other_region
+    times, values = np.arange(count) * 60.0, np.asarray(scores, float)
+    return LoggedVerdicts(facts, times, values, named, np.ones(count), shown, elsewhere)
 
 
 def drawn(count, scale=1.0, seed=0):
@@ -370,6 +383,19 @@ def test_frames_without_a_part_are_counted_and_not_compared(calibrated):
         find_drift(calibrated, logged(calibrated, scores[:40], decisions[:40], has_part[:40]))
 
 
+def test_scores_of_another_region_are_counted_and_not_compared(calibrated):
+    elsewhere = np.arange(1000) % 2 == 1
+    scores = np.full(1000, 20.0)
+    scores[~elsewhere] = drawn(500)
+    decisions = np.where(elsewhere, "undecided", "good")
+    found = find_drift(calibrated, logged(calibrated, scores, decisions, other_region=elsewhere))
+    assert not found.alarm
+    assert (found.recent, found.other_region, found.without_part, found.undecided) == (500, 500, 0, 0.5)
+    assert find_drift(calibrated, logged(calibrated, scores[~elsewhere])).effect == found.effect
+    with pytest.raises(DataError, match="20 scores of frames that show a part, in the bundle's region of interest"):
+        find_drift(calibrated, logged(calibrated, scores[:40], decisions[:40], other_region=elsewhere[:40]))
+
+
 def test_it_says_since_when(calibrated):
     # Parts change after the 3000th, a minute each.
     scores = np.concatenate([drawn(3000), drawn(2000, 4.0, seed=1)])
@@ -386,7 +412,7 @@ def test_too_few_scores_or_impossible_limits_are_refused(calibrated, tiny_bundle
     for options in ({"window": 5}, {"effect_limit": 0.0}, {"effect_limit": 1.5}, {"significance": 1.0}):
         with pytest.raises(OptionError):
             find_drift(calibrated, logged(calibrated, drawn(100)), **options)
-    other = LoggedVerdicts(FACTS, *(np.zeros(100),) * 2, np.array(["good"] * 100), np.ones(100), np.ones(100, bool))
+    other = replace(logged(calibrated, drawn(100)), facts=FACTS)
     with pytest.raises(DataError, match="another bundle"):
         find_drift(calibrated, other)
 

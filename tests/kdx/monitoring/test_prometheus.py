@@ -79,15 +79,10 @@ def test_drift_is_that_of_kdx_drift(tiny_bundle, registry):
         assert np.isnan(effect())  # too few to say
         add([calibrated.mean()])
         assert effect() == compare(np.full(FEWEST_VERDICTS, calibrated.mean()), calibrated).effect
-        empty = kdx.Verdict(
-            kdx.Decision.UNDECIDED,
-            float(calibrated.max() * 2),
-            1.0,
-            np.zeros((2, 2), np.float32),
-            frame_faults=(FrameFault.DARK,),
-        )
-        for _ in range(500):
-            detector.metrics.add(empty, 1.0)  # a frame that shows no part
+        score, anomaly_map = float(calibrated.max() * 2), np.zeros((2, 2), np.float32)
+        for why in ({"frame_faults": (FrameFault.DARK,)}, {"reason": kdx.Reason.OTHER_REGION}):
+            for _ in range(500):  # a frame that shows no part, and a score of another region
+                detector.metrics.add(kdx.Verdict(kdx.Decision.UNDECIDED, score, 1.0, anomaly_map, **why), 1.0)
         assert effect() == compare(np.full(FEWEST_VERDICTS, calibrated.mean()), calibrated).effect
         add([calibrated.max() * 2] * 500)  # the latest alone count
         assert effect() == 1.0
