@@ -23,7 +23,7 @@ class Broker:
         topic: The topic.
         is_secure: Whether the connection is encrypted (TLS), with the certificates of the system.
         user: The user, or None.
-        password: The password, or None.
+        password: The user's password, or None.
     """
 
     host: str
@@ -32,6 +32,27 @@ class Broker:
     is_secure: bool = False
     user: str | None = None
     password: str | None = field(default=None, repr=False)
+
+
+def parse_brokers(**urls: str | None) -> dict[str, Broker | None]:
+    """Return the brokers that options name, as :func:`parse_broker` does; None for those not given.
+
+    Args:
+        urls: The text of each option, or None.
+
+    Raises:
+        OptionError: One is another text; or there is a password, and none of them names a user.
+    """
+    brokers = {option: None if url is None else parse_broker(url, option) for option, url in urls.items()}
+    given = {option: broker for option, broker in brokers.items() if broker is not None}
+    if given and os.environ.get(PASSWORD) and not any(broker.user is not None for broker in given.values()):
+        options = " and ".join(f"`{option}`" for option in given)
+        raise OptionError(
+            f"the password in {PASSWORD} has no effect: no user is named by {options}",
+            received=", ".join(str(urls[option]) for option in given),
+            fix=f"name the user, mqtts://USER@HOST/TOPIC, or unset {PASSWORD}",
+        )
+    return brokers
 
 
 def parse_broker(url: str, option: str = "mqtt") -> Broker:
@@ -62,11 +83,5 @@ def parse_broker(url: str, option: str = "mqtt") -> Broker:
             fix=f"leave it out, and set the variable {PASSWORD} of the environment",
         )
     user = None if parts.username is None else unquote(parts.username)
-    if user is None and os.environ.get(PASSWORD):
-        raise OptionError(
-            f"the password in {PASSWORD} has no effect: `{option}` names no user",
-            received=url,
-            fix=f"name the user, {parts.scheme}://USER@{parts.hostname}/..., or unset {PASSWORD}",
-        )
-    is_secure = parts.scheme == "mqtts"
-    return Broker(parts.hostname, port or _PORTS[parts.scheme], topic, is_secure, user, os.environ.get(PASSWORD))
+    password = None if user is None else os.environ.get(PASSWORD)
+    return Broker(parts.hostname, port or _PORTS[parts.scheme], topic, parts.scheme == "mqtts", user, password)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 from kdx.errors import OptionError
-from kdx.station.broker import Broker, parse_broker
+from kdx.station.broker import Broker, parse_brokers
 from kdx.station.bundles import LoadOptions, bundle_paths
 from kdx.station.camera.address import CameraAddress, parse_camera, require_triggered
 from kdx.station.camera.spool import FOLDER as CAMERA_FOLDER
@@ -146,6 +146,7 @@ def watch_options(
             "with `once`, `plc` would get nothing: how old files are that were there before is not known",
             fix="leave out `once`, or max_age of `plc`",
         )
+    brokers = parse_brokers(mqtt=mqtt, trigger=trigger)
     bundles = bundle_paths(bundle)
     names = [] if views is None else [name.strip() for name in views.split(",") if name.strip()]
     return WatchOptions(
@@ -165,12 +166,12 @@ def watch_options(
         keep=None if keep is None else parse_keep(keep),
         backlog=backlog,
         command=None if command is None else _words(command),
-        broker=None if mqtt is None else parse_broker(mqtt),
+        broker=brokers["mqtt"],
         plc=plc_address,
         once=once,
         camera=address,
         queue=WatchOptions.queue if queue is None else queue,
-        trigger=None if trigger is None else parse_broker(trigger, "trigger"),
+        trigger=brokers["trigger"],
         trigger_timeout=WatchOptions.trigger_timeout if trigger_timeout is None else trigger_timeout,
     )
 

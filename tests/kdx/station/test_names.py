@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from kdx.errors import OptionError
-from kdx.station.broker import Broker, parse_broker
+from kdx.station.broker import Broker, parse_broker, parse_brokers
 from kdx.station.bundles import bundle_paths
 from kdx.station.names import PartName, name_pattern
 
@@ -76,10 +76,21 @@ def test_brokers(monkeypatch):
     found = parse_broker("mqtts://line%203@broker.local:8884/plant/line3")
     assert found == Broker("broker.local", 8884, "plant/line3", is_secure=True, user="line 3", password="secret")
     assert "secret" not in repr(found)
-    with pytest.raises(OptionError, match="names no user"):
-        parse_broker("mqtt://[::1]/t")
+    for given in ({"mqtt": "mqtt://[::1]/t"}, {"mqtt": "mqtt://[::1]/t", "trigger": "mqtt://b/t"}):
+        with pytest.raises(OptionError, match=f"no user is named by {' and '.join(f'`{name}`' for name in given)}"):
+            parse_brokers(**given)
+    assert parse_brokers(mqtt=None, trigger=None) == {"mqtt": None, "trigger": None}
     monkeypatch.delenv("KDX_MQTT_PASSWORD")
-    assert parse_broker("mqtt://[::1]/t").port == 1883
+    assert parse_brokers(mqtt="mqtt://[::1]/t", trigger=None)["mqtt"].port == 1883
+
+
+def test_the_password_of_one_broker_is_not_refused_because_the_other_has_no_user(monkeypatch):
+    monkeypatch.setenv("KDX_MQTT_PASSWORD", "secret")
+    brokers = parse_brokers(mqtt="mqtts://line@plant/verdicts", trigger="mqtt://station/trigger")
+    assert [(brokers[name].user, brokers[name].password) for name in ("mqtt", "trigger")] == [
+        ("line", "secret"),
+        (None, None),
+    ]
 
 
 @pytest.mark.parametrize(
