@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from http import HTTPStatus
@@ -88,22 +89,23 @@ class Service:
 
     async def verdict(self, request: Request) -> Response:
         """Judge the image in a request."""
+        came = time.monotonic()  # the body may take seconds, and the part moves on
         judge, asked = self._chosen(request)
-        if judge is None:
-            with self._nobody.places.take():
-                body = await read_body(request, self._options.max_body, self._options.body_seconds)
-                raise await run_in_threadpool(self._nobody.refusal, Job(body, asked), self._judges)
-        with judge.places.take():
-            job = Job(await read_body(request, self._options.max_body, self._options.body_seconds), asked)
+        places = self._nobody.places if judge is None else judge.places
+        with places.take():
+            body = await read_body(request, self._options.max_body, self._options.body_seconds)
+            job = Job(body, asked, came)
+            if judge is None:
+                raise await run_in_threadpool(self._nobody.refusal, job, self._judges)
             answer = await _unless_gone(request, judge.submit(job))
             if answer is None:
                 job.forget()
-                judge.figures.left.inc()
-                return Response(status_code=HTTPStatus.NO_CONTENT)  # nobody reads it
+                raise ClientDisconnect
         return _json(answer)
 
     async def trigger(self, request: Request) -> Response:
         """Take a frame of the camera, and judge it."""
+        came = time.monotonic()
         judge, asked = self._chosen(request, is_trigger=True)
         if self._camera is None:
             error = OptionError("this server has no camera", fix="start it with one: kdx serve BUNDLE --camera SOURCE")
@@ -114,10 +116,10 @@ class Service:
             )
             raise RefusedError(HTTPStatus.BAD_REQUEST, error, {"Connection": "close"})
         if judge is None:
-            raise await run_in_threadpool(self._nobody.refusal, Job(b"", asked), self._judges)
+            raise await run_in_threadpool(self._nobody.refusal, Job(b"", asked, came), self._judges)
         with judge.places.take():
             shot = await asyncio.wrap_future(self._camera.take())
-            job = Job(shot.data, asked, shot.info)
+            job = Job(shot.data, asked, came, shot.info)
             if shot.error is not None:
                 raise await asyncio.wrap_future(judge.miss(job, shot.error))
             # Judged whether or not the client is still there: the part has been seen.
@@ -209,6 +211,7 @@ async def _unless_gone(request: Request, future: Future[VerdictAnswer]) -> Verdi
         return await answer
     finally:
         gone.cancel()
+        future.cancel()  # where the server waits no longer, the image leaves the queue too
 
 
 async def _until_gone(request: Request) -> None:

@@ -37,7 +37,8 @@ class BundleFigures:
     Attributes:
         places: The requests that are being received, wait, or are judged.
         full: The requests that were refused because too many waited.
-        left: The requests whose client had gone before its turn, so that nothing was judged.
+        left: The requests whose client had gone before its image was there or had its turn, so
+            that nothing was judged.
         refused: The requests with an image that the detector does not take.
         failed: The images that are undecided because the backend failed.
         missed: The triggers that are undecided because no whole frame that fits came in time.
@@ -67,7 +68,7 @@ class Figures:
             "kdx_serve_places", "Requests that are received, wait or are judged.", _LABELS, registry=self.registry
         )
         self._full = self._counter("full", "Requests refused because too many waited.")
-        self._left = self._counter("left", "Requests whose client had gone before its turn.")
+        self._left = self._counter("left", "Requests whose client had gone before its image was there or had its turn.")
         self._refused = self._counter("refused", "Images that the detector does not take.")
         self.no_bundle = Counter(
             "kdx_serve_no_bundle",

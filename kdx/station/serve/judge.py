@@ -60,12 +60,12 @@ class Job:
     Args:
         data: The body of the request.
         asked: What the request asks for.
+        came: When the request came, before its body or its frame, by ``time.monotonic()``.
         frame: What is known of a camera's frame; None for an image that was sent.
     """
 
-    def __init__(self, data: bytes, asked: Asked, frame: FrameInfo | None = None) -> None:
-        self.data, self.asked, self.frame = data, asked, frame
-        self.came = time.monotonic()
+    def __init__(self, data: bytes, asked: Asked, came: float, frame: FrameInfo | None = None) -> None:
+        self.data, self.asked, self.came, self.frame = data, asked, came, frame
 
     @cached_property
     def shown(self) -> Shown:
@@ -210,7 +210,7 @@ class Judge:
         # The verdict is kept, and stands whatever happens here.
         if self._metrics is not None:
             self._metrics.add(verdict, 1e3 * (ended - began))
-        self._tell(self._seen(job, record, verdict, 1e3 * (time.perf_counter() - started)))
+        self._tell(self._seen(job, record, verdict, 1e3 * (time.monotonic() - job.came)))
         return answer
 
     def _miss(self, job: Job, error: KdxError) -> RefusedError:

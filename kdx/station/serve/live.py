@@ -37,7 +37,8 @@ class Seen:
         data: The body of the request.
         asked: What the request asked for, with the layout of a frame.
         verdict: The verdict; None if the backend failed, or if the image could not be used.
-        milliseconds: The time from the body to the answer; None where no verdict was reached.
+        milliseconds: The time from the request to the answer, with its body or its frame and its
+            wait in the queue; None where no verdict was reached.
     """
 
     bundle: str
@@ -92,7 +93,7 @@ class ShiftOfBundle(msgspec.Struct, frozen=True, kw_only=True):
         name: The name of the bundle.
         counts: The number of verdicts by decision, and of images that could not be used
             (``unreadable``), which have no verdict.
-        p50_ms: The median time from the body to the answer, of the latest verdicts, or None.
+        p50_ms: The median time from the request to the answer, of the latest verdicts, or None.
         p99_ms: The 99th percentile, or None.
         drift: How the latest scores differ from those of the calibration, see
             :class:`kdx.monitoring.drift.Drift`; None for too few scores.

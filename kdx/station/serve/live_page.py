@@ -135,7 +135,10 @@ class LivePage:
         if seen is None or not is_known or kind not in {"image", "heat"}:
             raise _no_picture()
         detector = self._judges[seen.bundle].detector
-        drawn = await run_in_threadpool(picture_of if kind == "image" else heat_of, seen, detector)
+        try:
+            drawn = await run_in_threadpool(picture_of if kind == "image" else heat_of, seen, detector)
+        except KdxError as error:  # a frame of a trigger that does not fit
+            raise _no_picture() from error
         if drawn is None:
             raise _no_picture()
         return Response(drawn, media_type=WEBP if kind == "image" else PNG, headers=_KEPT)

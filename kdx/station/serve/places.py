@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from http import HTTPStatus
 
+from starlette.requests import ClientDisconnect
+
 from kdx.errors import KdxError
 from kdx.station.serve.figures import BundleFigures
 from kdx.station.serve.problems import RefusedError
@@ -37,6 +39,8 @@ class Places:
     def take(self) -> Iterator[None]:
         """Take a place for a request, from before its body is received until it is answered.
 
+        A client that goes away meanwhile is counted.
+
         Raises:
             RefusedError: All places are taken.
         """
@@ -52,6 +56,9 @@ class Places:
         self._figures.places.inc()
         try:
             yield
+        except ClientDisconnect:
+            self._figures.left.inc()
+            raise
         finally:
             self._taken -= 1
             self._figures.places.dec()

@@ -103,6 +103,8 @@ def test_a_frame_that_the_bundle_does_not_take_is_undecided(place, monkeypatch):
     with served(place / "tile.kdx", camera=str(place / "clip.mkv")) as server:
         unfit, broken = (triggered(server, f"/v1/trigger?part_id={part}") for part in (4711, 4712))
         counts = [figure(server, f"kdx_serve_{name}_total") for name in ("missed", "refused")]
+        identifier = unfit.json["record"]["verdict_id"]
+        assert Client(server.url).get(f"/live/verdicts/{identifier}/image").status == 404
     assert (unfit.status, broken.status, counts) == (502, 502, [2, 0])
     records = unfit.json["record"], broken.json["record"]
     assert [(each["part_id"], each.get("frame"), each["verdict"], each["reason"]) for each in records] == [

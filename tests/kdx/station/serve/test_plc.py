@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import re
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -193,9 +195,57 @@ def test_a_missed_trigger_is_kept_by_the_thread_of_the_judge(bundle, tmp_path, a
         judge._keeper.keep = keep_noted
         asked = SimpleNamespace(image=None, part_id="A", product=None)
         info = FrameInfo(camera="c", frame=None, time=time_now(), reason=NotJudged.MISSED_TRIGGER)
-        answer = judge.miss(Job(b"", asked, info), KdxError("no frame")).result()  # type: ignore[arg-type]
+        answer = judge.miss(Job(b"", asked, 0.0, info), KdxError("no frame")).result()  # type: ignore[arg-type]
     assert answer.record.verdict == "undecided"
     assert kept[0].startswith("kdx serve ")
+
+
+def noted_since(server: Any, monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Return a list that gets, in place of the PLC, since when each part is there."""
+    (judge,) = server.judges.values()
+    since: list[float] = []
+    monkeypatch.setattr(judge._keeper, "keep", lambda _, came: since.append(came))
+    return since
+
+
+def wait_for_a_request(server: Any) -> float:
+    """Wait until a request has a place; return when it certainly had come."""
+    wait_until(
+        lambda: re.search(rb"^kdx_serve_places\{.*\} 1", Client(server.url).get("/metrics").body, re.M) is not None
+    )
+    return time.monotonic()
+
+
+@pytest.mark.parametrize("product", ["", "?product=bolt"])
+def test_the_age_of_a_part_counts_from_its_request_and_not_from_the_end_of_the_body(
+    bundle, tmp_path, at, image, monkeypatch, product
+):
+    with serving(bundle, tmp_path, at) as server:
+        since = noted_since(server, monkeypatch)
+        client = Client(server.url)
+        client.connection.putrequest("POST", f"/v1/verdicts{product}")
+        client.connection.putheader("Content-Length", str(len(image)))
+        client.connection.endheaders()
+        before_the_body = wait_for_a_request(server)
+        client.connection.send(image)
+        assert client.answer().status == (404 if product else 200)
+    (came,) = since
+    assert came <= before_the_body
+
+
+def test_the_age_of_a_part_counts_from_its_trigger_and_not_from_its_frame(bundle, tmp_path, at, monkeypatch):
+    turn = threading.Semaphore(0)
+    monkeypatch.setattr("kdx.station.serve.server.open_camera", lambda *_, **__: ScriptedCamera([0], turn))
+    (tmp_path / "clip.mkv").touch()
+    with serving(bundle, tmp_path, at, camera=str(tmp_path / "clip.mkv"), trigger_timeout=60.0) as server:
+        since = noted_since(server, monkeypatch)
+        client = Client(server.url)
+        client.send("POST", "/v1/trigger", None, {})
+        before_the_frame = wait_for_a_request(server)
+        turn.release()
+        assert client.answer().status == 200
+    (came,) = since
+    assert came <= before_the_frame
 
 
 def test_the_heartbeat_needs_progress_of_every_judge(bundle, tmp_path, at, plc, image):

@@ -10,6 +10,7 @@ import io
 import socket
 import sqlite3
 import sys
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
@@ -22,6 +23,7 @@ from PIL import Image
 
 import kdx
 from kdx.errors import BackendError, BundleError, KdxError, OptionError
+from kdx.station.serve.answers import Asked
 from kdx.station.serve.live import NO_BUNDLE
 from tests.serving import PNG, Client, Held, figure, served, wait_until
 
@@ -310,6 +312,52 @@ def test_an_image_whose_client_has_gone_is_not_judged(held, images):
     assert stays.answer().status == 200
     assert stays.post("/v1/verdicts", images[2].read_bytes()).status == 200
     assert waiting.calls == 2
+
+
+@pytest.mark.parametrize("product", ["", "?product=bolt"])
+def test_a_client_that_goes_while_it_sends_its_image_is_counted(tiny_bundle, product):
+    with served(tiny_bundle) as server:
+        client = Client(server.url)
+        client.connection.putrequest("POST", f"/v1/verdicts{product}")
+        client.connection.putheader("Content-Length", "10")
+        client.connection.endheaders(b"half")
+
+        def shown(figure: str) -> list[float]:
+            bundle = f'{{bundle="{NO_BUNDLE if product else "tiny.kdx"}"}}'
+            lines = Client(server.url).get("/metrics").body.decode().splitlines()
+            return [float(line.split()[-1]) for line in lines if line.startswith(figure + bundle)]
+
+        wait_until(lambda: shown("kdx_serve_places") == [1])
+        assert isinstance(client.connection.sock, socket.socket)
+        client.connection.sock.shutdown(socket.SHUT_RDWR)
+        wait_until(lambda: shown("kdx_serve_places") == [0])
+        assert shown("kdx_serve_left_total") == [1]
+
+
+def test_a_server_that_is_ended_at_once_judges_nothing_more(tiny_bundle, images):
+    """As after a second Ctrl-C, and after the time in which the last requests are answered."""
+    with served(tiny_bundle) as server:
+        judge = server.judges["tiny"]
+        judge.detector = waiting = Held(judge.detector)
+        clients = [Client(server.url) for _ in range(3)]
+        for client in clients:
+            client.send("POST", "/v1/verdicts", images[0].read_bytes(), PNG)
+        wait_until(lambda: judge.places._taken == 3 and waiting.calls == 1)
+        wait_until(lambda: judge._thread._work_queue.qsize() == 2)
+        server.should_exit = server.force_exit = True
+        wait_until(lambda: judge.places._taken == 0)
+        waiting.may.release(3)
+    assert waiting.calls == 1
+
+
+def test_the_time_of_a_verdict_counts_from_the_request(tiny_bundle, images):
+    from kdx.station.serve.judge import Job
+
+    with served(tiny_bundle) as server:
+        minute_ago = time.monotonic() - 60
+        server.judges["tiny"].submit(Job(images[0].read_bytes(), Asked(), minute_ago)).result()
+        (shown,) = server._page._live.shift().bundles
+    assert shown.p50_ms >= 60_000
 
 
 class FullDisk(io.StringIO):
