@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -37,10 +39,19 @@ class JudgedBy(msgspec.Struct, frozen=True, kw_only=True):
     def of(cls, detector: Detector, bundle: Bundle) -> JudgedBy:
         """Return what a detector is, and the bundle that it was loaded from."""
         return cls(
-            bundle=bundle.path.name,
+            bundle=bundle_name(bundle),
             bundle_sha256=bundle.index_sha256,
             graph_sha256=bundle.manifest.files[graph_file(detector.precision)],
             backend=detector.backend.name,
             precision=detector.precision,
             threshold_by_hand=detector.threshold_by_hand,
         )
+
+
+def bundle_name(bundle: Bundle) -> str:
+    """Return the name of a bundle's folder, as text that files and metrics can hold.
+
+    The folder may be given as ``.``, and its name may hold bytes that are not UTF-8.
+    """
+    name = Path(os.path.abspath(bundle.path)).name  # noqa: PTH100  # resolve follows links
+    return name.encode("utf-8", "backslashreplace").decode()

@@ -48,12 +48,12 @@ def _metrics(registry: Registry, bundle: Bundle, precision: str, runtime: str) -
 
 
 def _log(path: str | Path, bundle: Bundle, detector: Detector) -> VerdictObserver:
-    from kdx.monitoring.judged_by import JudgedBy
+    from kdx.monitoring.judged_by import JudgedBy, bundle_name
     from kdx.monitoring.verdict_log import LogFacts, VerdictLog
 
     manifest, precision, by = bundle.manifest, detector.precision, JudgedBy.of(detector, bundle)
     facts = LogFacts(
-        bundle=bundle.path.name,
+        bundle=bundle_name(bundle),
         graph_sha256=by.graph_sha256,
         precision=precision,
         roi_sha256=manifest.roi_sha256,

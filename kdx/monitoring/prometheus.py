@@ -9,10 +9,13 @@ Verdicts a second are ``rate(kdx_verdicts_total[1m])``, percentiles
 
 from __future__ import annotations
 
+import os
 import threading
+import warnings
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 from weakref import WeakKeyDictionary
 
@@ -20,6 +23,7 @@ import numpy as np
 
 from kdx.decision.verdict import Decision, Reason, Verdict
 from kdx.errors import OptionError
+from kdx.monitoring.judged_by import bundle_name
 
 if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
@@ -34,7 +38,7 @@ _BUCKETS = (0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.03, 0.05, 0
 
 
 class _Families:
-    """The metrics of one registry, and the latest scores for each set of labels.
+    """The metrics of one registry, and the latest scores and the bundle for each set of labels.
 
     A name exists once in a registry.
     """
@@ -60,6 +64,7 @@ class _Families:
             registry=registry,
         )
         self.windows: dict[tuple[str, str, str], _Window] = {}
+        self.folders: dict[tuple[str, str, str], Path] = {}
 
 
 @dataclass
@@ -110,6 +115,8 @@ class Metrics:
         precision: The precision of its graph.
         runtime: The runtime that computes its scores.
 
+    A warning names two bundles in folders of one name: they share their metrics.
+
     Raises:
         OptionError: The package ``prometheus_client`` is missing, or the registry is of another
             type.
@@ -117,7 +124,8 @@ class Metrics:
 
     def __init__(self, registry: Registry, bundle: Bundle, precision: str, runtime: str) -> None:
         families = _families_of(registry)
-        labels = (bundle.path.name, precision, runtime)
+        labels = (bundle_name(bundle), precision, runtime)
+        _warn_of_another(families, labels, bundle.path)
         threshold = bundle.manifest.threshold_of(precision, runtime)
         self._verdicts = {each.value: families.verdicts.labels(*labels, each.value) for each in Decision}
         self._seconds = families.seconds.labels(*labels)
@@ -134,6 +142,20 @@ class Metrics:
 
     def close(self) -> None:
         """Do nothing: the registry keeps the counts, to which other detectors may add."""
+
+
+def _warn_of_another(families: _Families, labels: tuple[str, str, str], path: Path) -> None:
+    """Warn where labels belong to a bundle in another folder of the same name."""
+    folder = Path(os.path.abspath(path))  # noqa: PTH100  # a link that is changed keeps its name
+    with _lock:
+        before = families.folders.get(labels, folder)
+        families.folders[labels] = folder
+    if before != folder and before.resolve() != folder.resolve():
+        warnings.warn(
+            f"'{folder}' and '{before}' share their metrics, which are named '{labels[0]}': verdicts are counted "
+            "together, and drift is that of the bundle loaded last; rename a folder, or pass another registry",
+            stacklevel=2,
+        )
 
 
 def _window(families: _Families, labels: tuple[str, str, str], calibrated: Sequence[float]) -> _Window:

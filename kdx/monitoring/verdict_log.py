@@ -135,8 +135,8 @@ class VerdictLog:
             ",".join(fault.value for fault in verdict.frame_faults),
             None if verdict.reason is None else verdict.reason.value,
             verdict.review_threshold,
-            None if shown is None else shown.part_id,
-            None if shown is None or shown.path is None else str(shown.path),
+            None if shown is None else _text(shown.part_id),
+            None if shown is None else _text(shown.path),
             self._source,
             None if shown is None else self._hashes.of(shown),
         )
@@ -162,7 +162,7 @@ class VerdictLog:
                 try:
                     database = database or _connect(self.path)
                     self._write(database, rows)
-                except sqlite3.Error:  # for example a full disk: the next attempt may succeed
+                except Exception:  # for example a full disk: the next attempt may succeed
                     self.lost += len(rows)
                     _close(database)
                     database = None
@@ -231,6 +231,11 @@ def read_log(path: str | Path) -> LoggedVerdicts:
         np.array(has_part, np.bool_),
         np.array(other_region, np.bool_),
     )
+
+
+def _text(value: object) -> str | None:
+    """Return text that SQLite takes: names of files may hold bytes that are not UTF-8."""
+    return None if value is None else str(value).encode("utf-8", "backslashreplace").decode()
 
 
 def _connect(path: Path, *, read_only: bool = False) -> sqlite3.Connection:

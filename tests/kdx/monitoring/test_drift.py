@@ -270,6 +270,30 @@ def test_a_locked_log_costs_the_log_and_not_the_line(tmp_path, monkeypatch):
     assert len(read_log(tmp_path / "line.log").scores) == 0
 
 
+def test_names_that_are_no_text_are_written_and_end_no_log(tmp_path):
+    """A thread that ended would lose every later verdict, and nobody would hear of it."""
+    log, name = VerdictLog(tmp_path / "line.log", FACTS), os.fsdecode(b"part-\xff")
+    log.add(verdict(0.5), 1.0, JudgedFrame(name, path=tmp_path / name))
+    with pytest.warns(UserWarning, match="no hash in the log"):  # the file is not there
+        log.close()
+    with contextlib.closing(sqlite3.connect(log.path)) as base:
+        rows = base.execute("SELECT part_id, image FROM records").fetchall()
+    assert rows == [("part-\\udcff", f"{tmp_path}/part-\\udcff")]
+    assert log.lost == 0
+
+
+def test_verdicts_that_cannot_be_written_are_counted_whatever_the_reason(tmp_path, monkeypatch):
+    def fail(*_: object) -> None:
+        raise MemoryError
+
+    log = VerdictLog(tmp_path / "line.log", FACTS)
+    monkeypatch.setattr(log, "_write", fail)
+    log.add(verdict(0.5), 1.0)
+    with pytest.warns(UserWarning, match="verdicts cannot be written"):
+        log.close()
+    assert log.lost == 1
+
+
 def test_a_log_in_a_folder_that_does_not_exist(tiny_bundle, tmp_path):
     with pytest.raises(OutputError, match=r"the folder '.*missing' does not exist") as caught:
         kdx.load(tiny_bundle, log=tmp_path / "missing/line.log")

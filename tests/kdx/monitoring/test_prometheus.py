@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,7 +15,9 @@ from kdx.bundle.open import open_bundle
 from kdx.errors import OptionError
 from kdx.imaging.frame_faults import FrameFault
 from kdx.monitoring.drift import EFFECT, FEWEST_VERDICTS, SIGNIFICANCE, compare
+from kdx.monitoring.judged_by import JudgedBy
 from kdx.monitoring.prometheus import Metrics
+from kdx.monitoring.verdict_log import read_log
 
 prometheus = pytest.importorskip("prometheus_client")
 LABELS = {"bundle": "tiny.kdx", "precision": "fp32", "runtime": "onnxruntime"}
@@ -47,6 +52,29 @@ def test_two_detectors_of_a_bundle_are_counted_together(tiny_bundle, frame, regi
         with load(tiny_bundle, registry) as detector:
             detector(frame)
     assert sum(verdicts(registry).values()) == 2
+
+
+def test_two_bundles_in_folders_of_one_name_are_named(tiny_bundle, tmp_path, registry, recwarn):
+    """Loading one bundle again is no doubt, nor is it under another path."""
+    (tmp_path / "link").symlink_to(tiny_bundle.parent)
+    for path in (tiny_bundle, tiny_bundle, tmp_path / "link" / tiny_bundle.name):
+        Metrics(registry, open_bundle(path), "fp32", "onnxruntime")
+    assert not [each for each in recwarn if "share their metrics" in str(each.message)]
+    other = Path(shutil.copytree(tiny_bundle, tmp_path / "other" / tiny_bundle.name))
+    with pytest.warns(UserWarning, match="share their metrics, which are named 'tiny.kdx'"):
+        Metrics(registry, open_bundle(other), "fp32", "onnxruntime")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems take no such name")
+def test_a_bundle_is_named_by_its_folder_however_it_is_given(tiny_bundle, frame, tmp_path, registry, monkeypatch):
+    strange = Path(shutil.copytree(tiny_bundle, tmp_path / os.fsdecode(b"tile-\xff.kdx")))
+    for folder, name in ((tiny_bundle, "tiny.kdx"), (strange, "tile-\\udcff.kdx")):
+        monkeypatch.chdir(folder)
+        log = tmp_path / f"{name}.log"
+        with kdx.load(".", "onnxruntime-cpu", 1, precision="fp32", metrics=registry, log=log) as detector:
+            detector(frame)
+            assert JudgedBy.of(detector, open_bundle(".")).bundle == read_log(log).facts.bundle == name
+        assert f'bundle="{name}"'.replace("\\", "\\\\") in prometheus.generate_latest(registry).decode()
 
 
 def test_runtimes_are_kept_apart(tiny_bundle, registry):
