@@ -63,4 +63,4 @@ def serve(
             else:
                 out.print(f"{server.url}: {escape(', '.join(server.judges))}; end with Ctrl-C")
             server.run()
-            say("ended: requests that were accepted have been answered")
+            say(server.ended)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cached_property
 from http import HTTPStatus
@@ -40,6 +40,15 @@ class Observer(Protocol):
     def refuse(self, seen: Seen) -> None:
         """Take an image that could not be used; its record says ``unreadable``."""
         ...
+
+
+def tell(observers: Iterable[Observer], take: Callable[[Observer], None]) -> None:
+    """Let observers take what was seen; one with a defect changes no answer."""
+    for observer in observers:
+        try:
+            take(observer)
+        except Exception:  # the others get it all the same
+            log_fault()
 
 
 class Keeper(Protocol):
@@ -198,7 +207,7 @@ class Judge:
             self.figures.refused.inc()
             record = not_judged(job.shown, error, self.by)
             seen = self._seen(job, record)
-            self._observe(lambda observer: observer.refuse(seen))
+            tell(self._observers, lambda observer: observer.refuse(seen))
             raise refused(error, record) from error
         except Exception as error:
             log_fault()
@@ -222,14 +231,7 @@ class Judge:
         return RefusedError(HTTPStatus.BAD_GATEWAY, error, record=record)
 
     def _tell(self, seen: Seen) -> None:
-        self._observe(lambda observer: observer.add(seen))
-
-    def _observe(self, take: Callable[[Observer], None]) -> None:
-        for observer in self._observers:
-            try:
-                take(observer)
-            except Exception:  # the others get it all the same
-                log_fault()
+        tell(self._observers, lambda observer: observer.add(seen))
 
     def _seen(
         self, job: Job, record: VerdictRecord, verdict: Verdict | None = None, milliseconds: float | None = None

@@ -26,6 +26,7 @@ from kdx.station.serve.problems import RefusedError, refused
 from kdx.station.serve.requests import read_body
 from kdx.station.serve.reviews import Reviews
 from kdx.station.serve.statements import ConflictError, ReviewError, Statement, Waiting
+from kdx.storage.json_records import UNREADABLE, describe_invalid
 
 _T = TypeVar("_T")
 _FILES = {
@@ -224,8 +225,9 @@ async def _json_of(request: Request, kind: type[_T]) -> _T:
         raise RefusedError(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, error)
     try:
         return msgspec.json.decode(await read_body(request, _MOST_JSON, 10.0), type=kind)
-    except msgspec.MsgspecError as error:
-        raise RefusedError(HTTPStatus.BAD_REQUEST, InputError(f"the body is not valid: {error}")) from error
+    except UNREADABLE as error:
+        said = InputError(f"the body is not valid: {describe_invalid(error)}")
+        raise RefusedError(HTTPStatus.BAD_REQUEST, said) from error
 
 
 def _no_picture() -> RefusedError:

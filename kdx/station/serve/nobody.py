@@ -9,7 +9,7 @@ from http import HTTPStatus
 from kdx.errors import BackendError, DataError, KdxError
 from kdx.station.record import NotJudged, not_judged
 from kdx.station.serve.figures import Figures
-from kdx.station.serve.judge import Job, Keeper, Observer
+from kdx.station.serve.judge import Job, Keeper, Observer, tell
 from kdx.station.serve.live import NO_BUNDLE, Seen
 from kdx.station.serve.places import Places
 from kdx.station.serve.problems import RefusedError
@@ -56,6 +56,6 @@ class Nobody:
                 self._keeper.keep(record, job.came)
             except BackendError as not_kept:
                 status, error = HTTPStatus.INTERNAL_SERVER_ERROR, not_kept
-        for observer in self._observers:
-            observer.add(Seen(NO_BUNDLE, record, job.data, job.asked, None, None))
+        seen = Seen(NO_BUNDLE, record, job.data, job.asked, None, None)
+        tell(self._observers, lambda observer: observer.add(seen))
         return RefusedError(status, error, record=record)

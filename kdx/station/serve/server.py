@@ -7,12 +7,16 @@ import errno
 import os
 import socket
 import ssl
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+# The first verdict and the first drift would import these while requests and the PLC wait.
+import scipy.ndimage
+import scipy.stats  # noqa: F401
 import uvicorn
 
 from kdx.errors import BundleError, InputError, OptionError
@@ -33,9 +37,10 @@ from kdx.station.serve.live_page import LivePage
 from kdx.station.serve.options import DATA_BYTES, TRIGGER_SECONDS, ServeOptions, require_names
 from kdx.station.serve.plc import PlcPost
 from kdx.station.serve.reviews import Reviews
+from kdx.text import number_of
 
 # Requests that are in the queue at SIGTERM are answered within this time, or not at all.
-_SECONDS_TO_STOP = 60
+_SECONDS_TO_STOP, _SECONDS_TO_LOOK = 60.0, 0.1
 _BACKLOG = 128
 # Parts may come seldom: a client keeps its connection between two of them.
 _SECONDS_KEPT_OPEN = 75
@@ -73,6 +78,7 @@ class Server(uvicorn.Server):
         self._listening, self._page, self.url, self.judges = listening, page, url, judges
         self._camera, self._plc = camera, plc
         self._pulse: asyncio.Task[None] | None = None
+        self._unanswered = 0
 
     def run(self, sockets: list[socket.socket] | None = None) -> None:
         """Answer requests until SIGTERM, Ctrl-C, or ``should_exit``.
@@ -88,6 +94,14 @@ class Server(uvicorn.Server):
             if self.force_exit:
                 raise
 
+    @property
+    def ended(self) -> str:
+        """What became of the requests that were accepted."""
+        if self._unanswered:
+            missing = number_of(self._unanswered, "[request was|requests were]")
+            return f"ended: {missing} not answered within {_SECONDS_TO_STOP:g} s"
+        return "ended: requests that were accepted have been answered"
+
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Begin to answer, and to tell the PLC that requests are answered."""
         await super().startup(sockets)
@@ -98,7 +112,16 @@ class Server(uvicorn.Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """End the streams of the page, which would never end, and answer what was accepted."""
         self._page.close()
-        await super().shutdown(sockets)
+        end = time.monotonic() + _SECONDS_TO_STOP
+        ending = asyncio.ensure_future(super().shutdown(sockets))
+        # Since Python 3.12, it waits for connections to close also after a second Ctrl-C.
+        while not ending.done() and not self.force_exit and time.monotonic() < end:
+            await asyncio.wait((ending,), timeout=_SECONDS_TO_LOOK)
+        if ending.done():
+            ending.result()
+        else:
+            ending.cancel()
+            self._unanswered = len(self.server_state.tasks)
         if self._pulse is not None:
             self._pulse.cancel()
 
@@ -159,7 +182,6 @@ def server_of(
             ssl_certfile=options.tls_cert,
             ssl_keyfile=options.tls_key,
             timeout_keep_alive=_SECONDS_KEPT_OPEN,
-            timeout_graceful_shutdown=_SECONDS_TO_STOP,
         )
         with _certificate_errors(options):
             config.load()
@@ -220,13 +242,14 @@ def _listen(options: ServeOptions) -> Iterator[socket.socket]:
                 listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             listening.bind(address)
             listening.listen(_BACKLOG)
-        except OSError as error:
+        except (OSError, UnicodeError) as error:  # a name may hold a label that no name has
+            code, reason = getattr(error, "errno", None), getattr(error, "strerror", None)
             fix = {
                 errno.EADDRINUSE: "end the program that uses it, or choose another `port`; `port=0` takes a free one",
                 errno.EACCES: "choose a `port` from 1024",
-            }.get(error.errno or 0, "choose an address of this machine: `host=127.0.0.1`")
+            }.get(code or 0, "choose an address of this machine: `host=127.0.0.1`")
             raise OptionError(
-                f"port {options.port} of '{options.host}' cannot be used: {error.strerror or error}", fix=fix
+                f"port {options.port} of '{options.host}' cannot be used: {reason or error}", fix=fix
             ) from error
         yield listening
 

@@ -114,6 +114,7 @@ def test_a_picture_from_before_the_bundle_was_replaced_is_shown_in_its_own_size(
         ("/live/reviews/none/later", b"{}", {}, 415),
         ("/live/shift", b"{}", {}, 415),
         ("/live/shift", b" " * 5000, JSON, 413),
+        ("/live/shift", b'{"":' * 1000, JSON, 400),
     ],
 )
 def test_what_the_page_would_not_send_is_refused(station, path, body, headers, status):

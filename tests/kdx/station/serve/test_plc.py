@@ -158,15 +158,16 @@ class Failing:
 def test_a_verdict_that_was_kept_stands_although_an_observer_fails(bundle, tmp_path, at, plc, image):
     with serving(bundle, tmp_path, at) as server:
         (judge,) = server.judges.values()
-        judge._observers = [Failing(), *judge._observers]
+        judge._observers.insert(0, Failing())  # of the parts without a bundle too
         client = Client(server.url)
         assert client.post("/v1/verdicts?part_id=A", image).json["verdict"] == "good"
         assert client.post("/v1/verdicts", b"no image").status == 422
         assert client.post("/v1/verdicts?part_id=B", image).json["verdict"] == "good"
-        plc.wait_for(lambda: len(plc.taken) == 2)
-        (shown,) = server._page._live.shift().bundles
-        assert shown.counts["good"] == 2  # the other observers saw them
-    assert [(one.decision, one.part_id) for one in plc.taken] == [(1, "A"), (1, "B")]
+        assert client.post("/v1/verdicts?part_id=C&product=bolt", image).status == 404
+        plc.wait_for(lambda: len(plc.taken) == 3)
+        shown, nobody = server._page._live.shift().bundles
+        assert (shown.counts["good"], nobody.counts["undecided"]) == (2, 1)  # the other observers saw them
+    assert [(one.decision, one.part_id) for one in plc.taken] == [(1, "A"), (1, "B"), (4, "C")]
 
 
 def test_an_end_by_an_error_is_a_fault(bundle, tmp_path, at, plc):

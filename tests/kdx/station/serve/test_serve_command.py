@@ -54,6 +54,7 @@ def test_sigterm_ends_it_after_what_was_accepted_is_answered(tiny_bundle, datase
         (["BUNDLE", "--plc", "modbus://plc"], "--plc is invalid: the register"),
         (["BUNDLE", "--data-gb", "5"], "--data-gb has no effect without --data"),
         (["BUNDLE", "--host", "no.such.name.invalid", "--no-token"], "--host 127.0.0.1"),
+        (["BUNDLE", "--host", "a..b", "--no-token"], "--host 127.0.0.1"),
         (["RUN"], "kdx export"),
     ],
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import contextlib
 import errno
@@ -9,7 +10,9 @@ import hashlib
 import io
 import socket
 import sqlite3
+import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -350,6 +353,50 @@ def test_a_server_that_is_ended_at_once_judges_nothing_more(tiny_bundle, images)
     assert waiting.calls == 1
 
 
+def test_requests_that_were_not_answered_in_time_are_counted_at_the_end(tiny_bundle, images, monkeypatch):
+    monkeypatch.setattr("kdx.station.serve.server._SECONDS_TO_STOP", 0.0)
+    with served(tiny_bundle) as server:
+        assert server.ended == "ended: requests that were accepted have been answered"
+        judge = server.judges["tiny"]
+        judge.detector = waiting = Held(judge.detector)
+        Client(server.url).send("POST", "/v1/verdicts", images[0].read_bytes(), PNG)
+        wait_until(lambda: waiting.calls == 1)
+        server.should_exit = True
+        wait_until(lambda: judge.places._taken == 0)
+        waiting.may.release()
+    assert server.ended == "ended: 1 request was not answered within 0 s"
+
+
+class Stuck:
+    """A listening server of asyncio that waits for a connection which nobody closes."""
+
+    def __init__(self) -> None:
+        self.is_waiting, self.may = False, asyncio.Event()
+
+    def close(self) -> None:
+        pass
+
+    async def wait_closed(self) -> None:
+        self.is_waiting = True
+        await self.may.wait()
+
+
+def test_a_second_ctrl_c_does_not_wait_for_connections(tiny_bundle):
+    with served(tiny_bundle) as server:
+        wait_until(lambda: server.started)
+        loop = server.servers[0].get_loop()
+        stuck = Stuck()
+        server.servers.append(stuck)
+        server.should_exit = True
+        wait_until(lambda: stuck.is_waiting)
+        server.force_exit = True
+        try:
+            wait_until(loop.is_closed)
+        finally:
+            if not loop.is_closed():
+                loop.call_soon_threadsafe(stuck.may.set)
+
+
 def test_the_time_of_a_verdict_counts_from_the_request(tiny_bundle, images):
     from kdx.station.serve.judge import Job
 
@@ -358,6 +405,22 @@ def test_the_time_of_a_verdict_counts_from_the_request(tiny_bundle, images):
         server.judges["tiny"].submit(Job(images[0].read_bytes(), Asked(), minute_ago)).result()
         (shown,) = server._page._live.shift().bundles
     assert shown.p50_ms >= 60_000
+
+
+def test_a_server_that_starts_has_imported_what_its_first_answers_need():
+    code = "import kdx.station.serve.server, sys; assert {'scipy.ndimage', 'scipy.stats'} <= set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_metrics_that_take_long_hold_up_no_other_request(tiny_bundle, monkeypatch):
+    may = threading.Event()
+    monkeypatch.setattr("kdx.station.serve.app.generate_latest", lambda _: b"late" if may.wait(120) else b"")
+    with served(tiny_bundle) as server:
+        slow = Client(server.url)
+        slow.send("GET", "/metrics")
+        assert Client(server.url).get("/health").status == 200
+        may.set()
+        assert slow.answer().body == b"late"
 
 
 class FullDisk(io.StringIO):
