@@ -10,7 +10,7 @@ import contextlib
 import os
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -155,9 +155,9 @@ class Retention:
             self.stuck, self._after = None, {}
         deleted = 0
         for verdict, seconds in self._keep.seconds.items():
-            for file in self._oldest(verdict, now - seconds):
-                self._delete(file, now)
-                deleted += 1
+            files = self._oldest(verdict, now - seconds)
+            self._delete(files, now)
+            deleted += len(files)
         if self._keep.total is not None:
             deleted += self._shrink(self._keep.total, now)
         if self._keep.records is not None and RECORDS not in self._after:
@@ -199,11 +199,10 @@ class Retention:
         for verdict in _JUDGED:
             if excess <= 0 or deleted >= _AT_ONCE:
                 return deleted
-            for file in self._oldest(verdict):
-                if excess <= 0:
-                    return deleted
-                excess -= self._delete(file, now)
-                deleted += 1
+            files = iter(self._oldest(verdict))
+            while chosen := _enough(files, excess):  # again, where some cannot be deleted
+                excess -= self._delete(chosen, now)
+                deleted += len(chosen)
         if excess > 0 and not deleted and self.stuck is None:
             self._say_once("what was not judged takes more than the total that is kept; nobody else deletes it")
         return deleted
@@ -230,19 +229,24 @@ class Retention:
         else:
             self._ledger.forget([file])
 
-    def _delete(self, file: JudgedFile, now: float) -> int:
-        """Delete what is kept of a file, and then what the ledger knows of it.
+    def _delete(self, files: Sequence[JudgedFile], now: float) -> int:
+        """Delete what is kept of files, and then, at once, what the ledger knows of them.
+
+        After a kill in between, the next call finds nothing to delete, and goes on.
 
         Returns:
             How many bytes are no longer counted.
         """
-        freed = 0
-        with self._unless_stuck(file.verdict, file.id, now):
-            deleted = [self._unlink(file.heat_map), self._unlink(file.place, file)]
+        done: list[tuple[JudgedFile, bool]] = []
+        for file in files:
+            with self._unless_stuck(file.verdict, file.id, now):
+                deleted = [self._unlink(file.heat_map), self._unlink(file.place, file)]
+                done.append((file, all(deleted)))
+        if done:
             with self._ledger.transaction():
-                self._forget(file, is_deleted=all(deleted))
-            freed += file.bytes
-        return freed
+                for file, is_deleted in done:
+                    self._forget(file, is_deleted=is_deleted)
+        return sum(file.bytes for file, _ in done)
 
     def _unlink(self, name: str | None, file: JudgedFile | None = None) -> bool:
         """Delete a file of the output folder; return False for one that is not ours, which stays.
@@ -271,3 +275,12 @@ class Retention:
         if text not in self._said:
             self._said.add(text)
             self._say(text)
+
+
+def _enough(files: Iterator[JudgedFile], excess: float) -> list[JudgedFile]:
+    """Return the next files that together take at least so many bytes, or all that are left."""
+    found: list[JudgedFile] = []
+    while excess > 0 and (file := next(files, None)) is not None:
+        found.append(file)
+        excess -= file.bytes
+    return found

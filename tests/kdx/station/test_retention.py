@@ -70,6 +70,46 @@ def test_a_total_size_gives_up_the_oldest_good_files_first(sorted_out):
     assert "what was not judged" in said[0]
 
 
+def test_files_are_forgotten_together(sorted_out, monkeypatch):
+    """Each transaction waits for the disk. After a kill before it, the next call goes on."""
+
+    def kill(_: object) -> None:
+        raise KeyboardInterrupt
+
+    with contextlib.closing(Ledger(sorted_out / FILE)) as ledger:
+        later = StationClock(ledger).now() + DAY
+        before = ledger.kept_bytes()
+        with monkeypatch.context() as killed:
+            killed.setattr(ledger, "forget", kill)
+            with pytest.raises(KeyboardInterrupt):
+                Retention(sorted_out, ledger, parse_keep("good=1h"), print).apply(later)
+        assert ledger.kept_bytes() == before
+        assert not list((sorted_out / "good").iterdir())
+        statements: list[str] = []
+        ledger._base.set_trace_callback(statements.append)
+        assert Retention(sorted_out, ledger, parse_keep("good=1h"), print).apply(later) == 2
+        assert statements.count("COMMIT") == 1
+        assert ledger.kept_bytes() < before
+
+
+def test_a_total_size_gives_up_good_files_after_one_that_cannot_be_deleted(sorted_out, monkeypatch):
+    unlink = Path.unlink
+
+    def refuse(path: Path, missing_ok: bool = False) -> None:
+        if path.name == "good0.png":
+            raise PermissionError(errno.EACCES, "Permission denied")
+        unlink(path, missing_ok)
+
+    monkeypatch.setattr(Path, "unlink", refuse)
+    with contextlib.closing(Ledger(sorted_out / FILE)) as ledger:
+        kept = Retention(sorted_out, ledger, Keep({}, total=ledger.kept_bytes() - 1), print)
+        kept._next_look = float("inf")  # nobody took anything away
+        assert kept.apply(0.0) == 2
+    left = [name for name in sorted_files(sorted_out) if not name.startswith("heat_maps")]
+    assert [name for name in left if "good" in name] == ["good/good0.png"]
+    assert len(left) == 9
+
+
 def test_files_that_somebody_took_away_count_no_longer(sorted_out):
     for name in [name for name in sorted_files(sorted_out) if "defective" in name]:
         (sorted_out / name).unlink()
