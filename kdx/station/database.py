@@ -7,11 +7,13 @@ import errno
 import os
 import shutil
 import sqlite3
+import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from kdx.errors import OutputError
+from kdx.storage.files import is_disk_full
 
 SCHEMA = 2
 FILE = "station.db"
@@ -115,7 +117,7 @@ class Database:
     def _explained(self, error: sqlite3.OperationalError) -> OSError | OutputError:
         """Return what an error of SQLite means: that the disk is full, or something else."""
         is_general = "disk I/O error" in str(error) or "unable to open" in str(error)
-        if "is full" in str(error) or (is_general and shutil.disk_usage(self.path.parent).free < _LITTLE):
+        if "is full" in str(error) or (is_general and _is_full(self.path.parent)):
             return OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.path))
         return OutputError(f"the ledger '{self.path}' cannot be read or written: {error}")
 
@@ -144,6 +146,23 @@ class Database:
             if column.split()[0] not in known:
                 self._base.execute(f"ALTER TABLE files ADD COLUMN {column}")
         self._base.execute(f"PRAGMA user_version = {SCHEMA}")
+
+
+def _is_full(folder: Path) -> bool:
+    """Whether the disk of a folder, or the user's share of it, has next to no room.
+
+    A share is no part of what the system says is free: only an attempt to write tells.
+    """
+    if shutil.disk_usage(folder).free < _LITTLE:
+        return True
+    try:
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(bytes(_LITTLE))
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        return is_disk_full(error)
+    return False
 
 
 def _foreign(path: Path, reason: str) -> OutputError:

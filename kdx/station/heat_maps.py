@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Callable
 from pathlib import Path
 
+from kdx.errors import OutputError
 from kdx.station.ledger import Ledger
-from kdx.station.places import HEAT_MAPS, heat_map_place
-from kdx.storage.files import sync_folder, write_atomic
+from kdx.station.places import HEAT_MAPS, heat_map_place, plain_heat_map_place
+from kdx.storage.files import is_disk_full, sync_folder, write_atomic
 from kdx.storage.renames import rename_new
 
 
@@ -22,10 +24,12 @@ class HeatMaps:
     Args:
         out: The output folder.
         ledger: The ledger of the output folder.
+        say: Is given what users should know.
     """
 
-    def __init__(self, out: Path, ledger: Ledger) -> None:
-        self._out, self._ledger = out, ledger
+    def __init__(self, out: Path, ledger: Ledger, say: Callable[[str], None] = lambda _: None) -> None:
+        self._out, self._ledger, self._say = out, ledger, say
+        self._is_failure_said = False
 
     def write(self, picture: bytes, place: str, verdict_id: str) -> str:
         """Write a picture under a hidden name; return the place that it will have.
@@ -34,9 +38,18 @@ class HeatMaps:
             picture: The content.
             place: The place of the image, relative to the output folder.
             verdict_id: The identifier of the verdict.
+
+        Raises:
+            OSError: The disk is full, or no folder can be made for it.
         """
         found = heat_map_place(self._out, self._ledger, place, verdict_id)
-        (self._out / found).parent.mkdir(parents=True, exist_ok=True)
+        try:
+            self._make_folder(found)
+        except OSError as error:
+            if is_disk_full(error):
+                raise
+            found = plain_heat_map_place(found, verdict_id)  # the file system refuses the subfolder
+            self._make_folder(found)
         write_atomic(self._hidden(verdict_id), picture)
         return found
 
@@ -44,9 +57,21 @@ class HeatMaps:
         """Give a picture its name after the verdict was recorded; the next call does what fails."""
         if place is None:
             return
-        with contextlib.suppress(OSError):
-            rename_new(self._hidden(verdict_id), self._out / place)
-            sync_folder((self._out / place).parent)
+        try:
+            try:
+                self._rename(place, verdict_id)
+            except OSError as error:
+                plain = plain_heat_map_place(place, verdict_id)
+                if is_disk_full(error) or place == plain:
+                    raise
+                with self._ledger.transaction():  # before the picture has the name: a kill in between loses nothing
+                    self._ledger.move_heat_map(verdict_id, plain)
+                self._make_folder(plain)
+                self._rename(plain, verdict_id)
+        except (OSError, OutputError) as error:
+            if not self._is_failure_said:
+                self._is_failure_said = True
+                self._say(f"the heat map '{self._out / place}' cannot be shown: {error}; the next call tries again")
 
     def finish(self) -> None:
         """Do what an earlier process did not finish, and remove pictures that have no verdict."""
@@ -59,6 +84,13 @@ class HeatMaps:
                     left.unlink()
             else:
                 self.show(place, verdict_id)
+
+    def _rename(self, place: str, verdict_id: str) -> None:
+        rename_new(self._hidden(verdict_id), self._out / place)
+        sync_folder((self._out / place).parent)
+
+    def _make_folder(self, place: str) -> None:
+        (self._out / place).parent.mkdir(parents=True, exist_ok=True)
 
     def _hidden(self, verdict_id: str) -> Path:
         return self._out / HEAT_MAPS / f".{verdict_id}.png"

@@ -151,8 +151,12 @@ class JudgedFiles(Database):
 
     def heat_map(self, verdict_id: str) -> str | None:
         """Return the place of the heat map of a verdict, or None."""
-        row = self._base.execute("SELECT heat_map FROM files WHERE verdict_id = ?", (verdict_id,)).fetchone()
-        return None if row is None else decoded_path(row[0])
+        found = self._rows("SELECT heat_map FROM files WHERE verdict_id = ?", (verdict_id,))
+        return decoded_path(found[0][0]) if found else None
+
+    def move_heat_map(self, verdict_id: str, place: str) -> None:
+        """Record another place of the heat map of a verdict."""
+        self._base.execute("UPDATE files SET heat_map = ? WHERE verdict_id = ?", (encoded_path(place), verdict_id))
 
     def is_taken(self, place: str) -> bool:
         """Whether a place in the output folder is that of a judged file or its heat map."""
@@ -160,7 +164,7 @@ class JudgedFiles(Database):
         return bool(found)
 
     def give_free(self, place: str) -> None:
-        """Give a place free whose file somebody took away."""
+        """Give a place free whose file somebody took away, in a transaction."""
         where = "WHERE place = ? AND state NOT IN (?, ?)"
         self._base.execute(f"UPDATE files SET place = NULL {where}", (os.fsencode(place), MOVING, LINKING))  # noqa: S608
 

@@ -41,7 +41,8 @@ def free_place(out: Path, ledger: Ledger, verdict: str, name: str, verdict_id: s
     """
     place = _fitting(f"{verdict}/{name}", verdict_id)
     if not os.path.lexists(out / place):
-        ledger.give_free(place)
+        with ledger.transaction():
+            ledger.give_free(place)
         if not ledger.is_taken(place):
             return place
     return _with_id(place, verdict_id)
@@ -52,6 +53,12 @@ def heat_map_place(out: Path, ledger: Ledger, place: str, verdict_id: str) -> st
     picture = f"{HEAT_MAPS}/{_fitting(place, verdict_id)}.png"
     is_taken = os.path.lexists(out / picture) or ledger.is_taken(picture)
     return _with_id(picture, verdict_id) if is_taken else picture
+
+
+def plain_heat_map_place(picture: str, verdict_id: str) -> str:
+    """Return the place of a heat map whose name or subfolder the file system refuses."""
+    folder, verdict, *_ = PurePosixPath(picture).parts
+    return f"{folder}/{verdict}/{verdict_id}.png"
 
 
 def _fitting(place: str, verdict_id: str) -> str:

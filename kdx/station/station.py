@@ -72,7 +72,7 @@ class Station:
         self._post, self._say, self._pulse = post, say, pulse
         self._clock = StationClock(ledger)
         self._places = Places(options.folder, options.out, ledger, say)
-        self._heat_maps = HeatMaps(options.out, ledger)
+        self._heat_maps = HeatMaps(options.out, ledger, say)
         self._lines = Lines(options.out, ledger, options.csv)
         self._parts = Parts(ledger, options.pattern.views, options.part_timeout, self._clock.now)
         self._retention = None if options.keep is None else Retention(options.out, ledger, options.keep, say)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sqlite3
+import tempfile
 from contextlib import closing
 from pathlib import Path
 
@@ -13,6 +15,7 @@ from kdx.errors import OutputError
 from kdx.station import arrivals, database
 from kdx.station.database import FILE
 from kdx.station.ledger import Ledger
+from kdx.station.places import free_place
 from kdx.station.retention import parse_keep
 from tests.kdx.station.stations import NoNotices, drop, options_for, outbox, run, sorted_files
 
@@ -109,3 +112,32 @@ def test_a_ledger_that_cannot_be_opened_is_named(tmp_path):
     (tmp_path / FILE).mkdir()
     with pytest.raises(OutputError, match=f"{FILE}' cannot be read or written: unable to open"):
         Ledger(tmp_path / FILE, create=True)
+
+
+def test_a_statement_outside_of_a_transaction_that_fails_is_explained(tmp_path):
+    drop(tmp_path, a="good")
+    (tmp_path / "out").mkdir()
+    with closing(Ledger(tmp_path / "out" / FILE, create=True)) as ledger:
+        assert free_place(tmp_path / "out", ledger, "good", "a.png", "7") == "good/a.png"
+        ledger._base.execute("PRAGMA query_only = 1")
+        with pytest.raises(OutputError, match="cannot be read or written"):
+            free_place(tmp_path / "out", ledger, "good", "a.png", "7")
+        ledger._base.execute("PRAGMA query_only = 0")
+        ledger._base.execute("DROP TABLE files")
+        with pytest.raises(OutputError, match="cannot be read or written"):
+            ledger.heat_map("7")
+
+
+def test_a_share_of_the_disk_that_is_used_up_is_a_full_disk(tmp_path, monkeypatch):
+    """The system says that there is room, and SQLite no more than that it cannot write."""
+
+    def refuse(**_: object) -> None:
+        raise OSError(getattr(errno, "EDQUOT", errno.ENOSPC), "Disk quota exceeded")
+
+    error = sqlite3.OperationalError("disk I/O error")
+    with closing(Ledger(tmp_path / FILE, create=True)) as ledger:
+        assert isinstance(ledger._explained(error), OutputError)
+        monkeypatch.setattr(tempfile, "TemporaryFile", refuse)
+        explained = ledger._explained(error)
+    assert isinstance(explained, OSError)
+    assert explained.errno == errno.ENOSPC
