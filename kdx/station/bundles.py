@@ -23,8 +23,9 @@ from kdx.runtime.detector import Detector
 from kdx.storage.files import sha256_bytes
 
 # After how many seconds a bundle that could not be taken up is tried again: files may be missing
-# that are still being copied.
-_AGAIN_SECONDS = 5.0
+# that are still being copied. A bundle that takes long to load, and is refused after that, would
+# leave no time to judge: the pause is at least so many times as long as the attempt.
+_AGAIN_SECONDS, _PAUSE_AFTER_ATTEMPT = 5.0, 20
 
 
 @dataclass(frozen=True)
@@ -103,6 +104,7 @@ class Loaded(ClosesOnExit):
         if index == self._index and self._clock() < self._again:
             return None
         self._index = index
+        began = self._clock()
         try:
             if sha256_bytes(read_index(self.path)) == self.by.bundle_sha256:
                 self._refused, self._again = None, float("inf")
@@ -110,7 +112,8 @@ class Loaded(ClosesOnExit):
             detector, by = _load(self.path, self._options)
         except Exception as problem:  # whatever it is, what judges goes on
             error = self._explained(problem)
-            self._again = self._clock() + _AGAIN_SECONDS
+            ended = self._clock()
+            self._again = ended + max(_AGAIN_SECONDS, _PAUSE_AFTER_ATTEMPT * (ended - began))
             is_new = self._refused != error.message
             self._refused = error.message
             return error if is_new else None

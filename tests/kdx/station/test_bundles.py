@@ -79,6 +79,26 @@ def test_an_unexpected_error_at_another_bundle_leaves_the_old_one(bundle, tmp_pa
         assert (loaded.take_up(), loaded.by) == (None, before)
 
 
+def test_a_bundle_that_is_refused_after_a_long_load_leaves_time_to_judge(bundle, tmp_path, monkeypatch):
+    seconds, loads = [0.0], []
+
+    def slow(*_: object) -> None:
+        loads.append(seconds[0])
+        seconds[0] += 10
+        raise BackendError("the golden images are decided otherwise")
+
+    with Loaded(bundle, OPTIONS, clock=lambda: seconds[0]) as loaded:
+        shutil.copytree(old_bundle("level", tmp_path), bundle, dirs_exist_ok=True)
+        monkeypatch.setattr(bundles_module, "_load", slow)
+        for _ in range(100):
+            loaded.take_up()
+            seconds[0] += 3
+        assert loads == [0.0, 211.0]  # 20 times as long as it took
+        os.utime(bundle / "bundle.json", ns=(1, 1))  # another index is tried at once
+        loaded.take_up()
+    assert len(loads) == 3
+
+
 def test_a_bundle_in_bands_that_replaces_another_is_refused_where_heat_maps_are_drawn(bundle, tmp_path, monkeypatch):
     with Loaded(bundle, replace(OPTIONS, heat_maps=True)) as loaded:
         shutil.copytree(old_bundle("level", tmp_path), bundle, dirs_exist_ok=True)
