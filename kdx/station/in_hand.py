@@ -37,6 +37,7 @@ class InHand:
     def __init__(self, out: Path) -> None:
         self._path = out / FILE
         self._left: _File | None = None
+        self._has_begun = False
         with contextlib.suppress(OSError, *UNREADABLE):
             self._left = msgspec.json.decode(self._path.read_bytes(), type=_File)
 
@@ -48,6 +49,13 @@ class InHand:
             file.tries = left.tries + 1
         if file.tries > MOST_TRIES:
             return False
+        self._has_begun = True
         with contextlib.suppress(OSError):  # a full disk, which is reported where a record cannot be written
             self._path.write_bytes(msgspec.json.encode(file))
         return True
+
+    def close(self) -> None:
+        """Put the file down: the process ends, and not because of it."""
+        if self._has_begun:  # otherwise, the file is one at which an earlier process ended
+            with contextlib.suppress(OSError):
+                self._path.unlink()

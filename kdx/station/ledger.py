@@ -97,6 +97,10 @@ class Ledger(JudgedFiles):
         """Return how many messages wait for a receiver."""
         return int(self._rows("SELECT count(*) FROM outbox WHERE receiver = ?", (receiver,))[0][0])
 
+    def receivers(self) -> list[tuple[str, int]]:
+        """Return the receivers for which messages wait, and how many."""
+        return self._rows("SELECT receiver, count(*) FROM outbox GROUP BY receiver ORDER BY receiver")
+
     def remove_messages(self, numbers: Sequence[int]) -> None:
         """Cross off messages that their receiver acknowledged."""
         with self.transaction():

@@ -35,6 +35,11 @@ class NamePattern:
     views: tuple[str, ...] = ()
     product: re.Pattern[str] | None = None
 
+    @property
+    def has_part(self) -> bool:
+        """Whether every name is to say a part, and is judged if it does not."""
+        return self.pattern is not None and PART in self.pattern.groupindex and not self.views
+
     def read(self, name: str) -> PartName:
         """Return what the name of a file says."""
         found = None if self.pattern is None else self.pattern.search(name)

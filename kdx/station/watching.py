@@ -7,7 +7,7 @@ import os
 import signal
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Set
 from pathlib import Path
 from types import FrameType
 from typing import Literal
@@ -22,6 +22,7 @@ from kdx.station.delivery import Command, Courier, Receiver
 from kdx.station.in_hand import InHand
 from kdx.station.judging import Judge
 from kdx.station.ledger import Ledger
+from kdx.station.names import NamePattern
 from kdx.station.options import WatchOptions
 from kdx.station.plc.connecting import link_to
 from kdx.station.plc.link import PlcLink
@@ -45,6 +46,7 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
         kind: Whether they were files or frames.
         losses: How often the connection to the PLC was lost.
         withheld: How many verdicts were too old for the PLC.
+        without_part: How many files or frames gave no part, where an expression was to find it.
     """
 
     files: dict[str, int]
@@ -55,6 +57,7 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
     kind: Literal["file", "frame"] = "file"
     losses: int = 0
     withheld: int = 0
+    without_part: int = 0
 
     def describe(self) -> str:
         """Return the summary as a line for people."""
@@ -69,8 +72,33 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
         losses = f"; the connection to the PLC was lost {number_of(self.losses, '[time|times]')}" if self.losses else ""
         withheld = "; the PLC was not given {}, which were too old"
         old = withheld.format(number_of(self.withheld, "[verdict|verdicts]")) if self.withheld else ""
+        names = f"; {number_of(self.without_part, '[name|names]')} without a part" if self.without_part else ""
         text = f"{judged or f'no {self.kind} was judged'}{reasons and f' ({reasons})'}"
-        return f"{self.kind}s: {text}{parts and f'; parts: {parts}'}{undelivered}{old}{losses}"
+        return f"{self.kind}s: {text}{parts and f'; parts: {parts}'}{names}{undelivered}{old}{losses}"
+
+
+class _Tally:
+    """Counts records by what they say."""
+
+    def __init__(self, pattern: NamePattern, say: Callable[[str], None]) -> None:
+        self._pattern, self._say = pattern, say
+        self.files: Counter[str] = Counter()
+        self.parts: Counter[str] = Counter()
+        self.reasons: Counter[str] = Counter()
+        self.without_part = 0
+
+    def add(self, record: Record) -> None:
+        """Count a record."""
+        if not isinstance(record, VerdictRecord):
+            self.parts[record.verdict] += 1
+            return
+        self.files[record.verdict] += 1
+        if record.reason is not None:
+            self.reasons[record.reason] += 1
+        if record.part_id is None and self._pattern.has_part:
+            self.without_part += 1
+            if self.without_part == 1:
+                self._say(f"`part_id` finds no part in '{_name_of(record)}': such names are counted at the end")
 
 
 def judge_arrivals(
@@ -96,20 +124,19 @@ def judge_arrivals(
         KdxError: As for :func:`kdx.load`.
     """
     _require_apart(options)
-    reasons: Counter[str] = Counter()
-    files: Counter[str] = Counter()
-    parts: Counter[str] = Counter()
+    tally = _Tally(options.pattern, say)
     with contextlib.ExitStack() as held:
         ledger = held.enter_context(_opened(options))
         bundles = held.enter_context(Bundles(options.bundles, options.load))
         grabbing = None
         if options.camera is not None:
             grabbing = held.enter_context(Grabbing(options, options.camera, ledger, bundles, say))
+        in_hand = held.enter_context(contextlib.closing(InHand(options.out)))
         judge = Judge(
             options.folder,
             bundles,
             options.pattern,
-            InHand(options.out),
+            in_hand,
             heat_maps=options.heat_maps,
             are_frames=options.camera is not None,
             say=say,
@@ -118,6 +145,7 @@ def judge_arrivals(
         pulse = _no_pulse if link is None else link.pulse
         couriers: list[Courier | PlcLink] = [Courier(ledger.path, receiver, say) for receiver in _receivers(options)]
         couriers += [] if link is None else [link]
+        _say_forgotten(ledger, {courier.receiver for courier in couriers}, say)
         source = None if grabbing is None else grabbing.spool
         station = Station(options, ledger, bundles, judge, couriers, say, source, pulse)
         held.enter_context(_signals(station.stop))
@@ -125,9 +153,7 @@ def judge_arrivals(
             courier.start()
         try:
             for record in station.records():
-                if record.reason is not None and isinstance(record, VerdictRecord):
-                    reasons[record.reason] += 1
-                (files if isinstance(record, VerdictRecord) else parts)[record.verdict] += 1
+                tally.add(record)
                 each(record)
         except BaseException:  # a second signal too: the file in hand has no verdict
             pulse(Status.FAULT)
@@ -138,13 +164,14 @@ def judge_arrivals(
         waiting = {courier.receiver: ledger.waiting(courier.receiver) for courier in couriers}
         losses, withheld = (0, 0) if link is None else (link.losses, link.withheld)
         return Summary(
-            files=files,
-            parts=parts,
+            files=tally.files,
+            parts=tally.parts,
             most_waiting=station.backlog.most,
             undelivered=waiting,
-            reasons=reasons,
+            reasons=tally.reasons,
             losses=losses,
             withheld=withheld,
+            without_part=tally.without_part,
             kind="file" if options.camera is None else "frame",
         )
 
@@ -154,11 +181,23 @@ def describe(record: Record) -> str:
     if isinstance(record, VerdictRecord):
         score = "" if record.score is None else f"  score {number(record.score)}, threshold {number(record.threshold)}"
         why = record.error["message"] if record.error else ", ".join(record.frame_faults) or record.reason or ""
-        name = record.image or f"{record.camera} frame {'?' if record.frame is None else record.frame}"
-        return one_line(f"{record.verdict:10} {name}{score}{why and f'  {why}'}")
+        return one_line(f"{record.verdict:10} {_name_of(record)}{score}{why and f'  {why}'}")
     missing = f"  without {', '.join(record.missing)}" if record.missing else ""
     views = number_of(len(record.views), "[view|views]")
     return one_line(f"{record.verdict:10} part {record.part_id}: {views}{missing}")
+
+
+def _name_of(record: VerdictRecord) -> str:
+    return record.image or f"{record.camera} frame {'?' if record.frame is None else record.frame}"
+
+
+def _say_forgotten(ledger: Ledger, named: Set[str], say: Callable[[str], None]) -> None:
+    """Say which verdicts of earlier calls wait for receivers that this call does not name."""
+    for receiver, count in ledger.receivers():
+        if receiver not in named:
+            waiting = number_of(count, "[verdict waits|verdicts wait]")
+            option = "command" if receiver == Command.name else receiver
+            say(f"{waiting} for {receiver}, and this call does not deliver: add `{option}`")
 
 
 def _receivers(options: WatchOptions) -> Iterator[Receiver]:
@@ -224,7 +263,7 @@ def _require_same_folder(ledger: Ledger, options: WatchOptions) -> None:
     if before is None:
         with ledger.transaction():
             ledger.set_fact("folder", folder)
-    elif before != folder:
+    elif before != folder and not (options.camera and options.camera.is_known_as(os.fsdecode(before))):
         raise OutputError(
             f"'{options.out}' holds the records of another {'folder' if options.camera is None else 'camera or video'}",
             expected=os.fsdecode(before),

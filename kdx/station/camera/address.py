@@ -60,7 +60,9 @@ class CameraAddress:
 
     @property
     def identity(self) -> str:
-        """By what it is known again: a video file that was replaced is another source.
+        """By what it is known again, whatever its settings are.
+
+        A video file that was replaced is another source.
 
         Raises:
             DataError: The video file is gone.
@@ -71,12 +73,16 @@ class CameraAddress:
             query = urlsplit(self.path).query
             return f"camera {self.text}" + (f"?{hashlib.sha256(query.encode()).hexdigest()[:4]}" if query else "")
         if self.is_live:
-            return f"camera {self.text}"
+            return _without_settings(f"camera {self.text}")
         try:
             status = Path(self.path).stat()
         except OSError as error:
             raise _no_file(self.path) from error
         return f"video {os.path.realpath(self.path)} of {status.st_size} bytes, {status.st_mtime_ns}"
+
+    def is_known_as(self, identity: str) -> bool:
+        """Whether an identity is that of this camera; an earlier kdx added its settings."""
+        return self.kind in {"device", "genicam"} and _without_settings(identity) == self.identity
 
     def with_setting(self, name: str, value: str) -> str:
         """Return what the user could have written."""
@@ -175,6 +181,13 @@ def _settings(text: str) -> tuple[tuple[str, str], ...]:
         return tuple(parse_qsl(text, strict_parsing=True, keep_blank_values=True) if text else ())
     except ValueError as error:
         raise OptionError("`camera` has settings without a value", expected="?NAME=VALUE&...", received=text) from error
+
+
+def _without_settings(identity: str) -> str:
+    """Return the identity of a device or a GenICam camera with nothing but its serial number."""
+    path, _, given = identity.partition("?")
+    serial = dict(parse_qsl(given)).get(SERIAL)
+    return path if serial is None else f"{path}?{SERIAL}={serial}"
 
 
 def _require_once(settings: Sequence[tuple[str, str]], names: Set[str], text: str) -> None:

@@ -168,6 +168,17 @@ def test_a_file_that_ends_every_process_is_not_judged_for_ever(bundle, tmp_path,
         assert judge_cell(tmp_path, bundles, name="2.png").record.score is not None
 
 
+def test_a_process_that_ends_in_order_does_not_count_against_the_file(tmp_path):
+    for _ in range(MOST_TRIES + 2):
+        in_hand = InHand(tmp_path)
+        assert in_hand.begin("1.png", Identity(1, 1))
+        in_hand.close()
+    for _ in range(MOST_TRIES):
+        assert InHand(tmp_path).begin("1.png", Identity(1, 1))  # the process is killed
+        InHand(tmp_path).close()  # one that takes nothing in hand forgets nothing
+    assert not InHand(tmp_path).begin("1.png", Identity(1, 1))
+
+
 def test_a_frame_of_too_many_pixels_has_a_record_and_ends_nothing(bundle, tmp_path, monkeypatch):
     info = FrameInfo(camera="top", frame=7, time="2026-01-01T00:00:00.000000Z")
     (tmp_path / "7.png").write_bytes(encoded(info, np.asarray(Image.open(CELL)), compress=False))

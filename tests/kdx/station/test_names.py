@@ -21,6 +21,13 @@ def test_the_groups_are_found_in_the_path():
     assert views.read("7_top.png") == PartName("7", None, "top")
 
 
+def test_a_part_is_to_be_found_where_the_expression_has_its_group_and_files_are_parts():
+    assert name_pattern(r"(?P<part>\d+)").has_part
+    assert not name_pattern(None).has_part
+    assert not name_pattern(r"(?P<product>\w)", has_products=True).has_part
+    assert not name_pattern(None, r"(?P<part>\d+)_(?P<view>[a-z]+)", ["top"]).has_part  # a reason says it
+
+
 def test_the_product_is_found_in_the_part():
     pattern = name_pattern(r"(?P<part>\w+-\d+)", product=r"^(?P<product>[a-z]+)", has_products=True)
     assert pattern.read("left/nut-7.png") == PartName("nut-7", "nut", None)

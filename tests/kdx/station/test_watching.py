@@ -23,9 +23,12 @@ import pytest
 from kdx.cli.output import say
 from kdx.errors import OutputError
 from kdx.station import delivery
+from kdx.station.bundles import LoadOptions
 from kdx.station.database import FILE
 from kdx.station.delivery import Command, Courier
 from kdx.station.ledger import Ledger
+from kdx.station.options import WatchOptions
+from kdx.station.watching import judge_arrivals
 from tests.kdx.station.stations import lines, sorted_files
 from tests.schema1 import FIXTURES, old_bundle
 
@@ -219,6 +222,48 @@ def test_the_output_of_another_folder_is_refused(place, cli):
     assert "holds the records of another folder" in cli(*words, code=2).stderr
     words[1] = str(place / "missing")
     assert "there is no folder" in cli(*words, code=2).stderr
+
+
+def test_names_without_a_part_are_said_once_and_counted(place, cli):
+    for index in range(3):
+        drop(place, index)
+    said = cli(*arguments(place, "--once", "--settle", "0", "--part-id", "(?P<part>00[01])")).stderr
+    assert said.count("finds no part in") == 1
+    assert "--part-id finds no part in '002.png'" in said
+    assert "; 1 name without a part" in said
+
+
+def test_verdicts_that_wait_for_receivers_of_earlier_calls_are_said(place, cli):
+    cli(*arguments(place, "--once", "--settle", "0"))
+    with contextlib.closing(Ledger(place / "out" / FILE)) as ledger, ledger.transaction():
+        for receiver in ("exec", "exec", "plc"):
+            ledger.post(receiver, b"{}\n")
+    said = cli(*arguments(place, "--once", "--exec", "false")).stderr
+    assert "1 verdict waits for plc, and this call does not deliver: add --plc" in said
+    assert "this call does not deliver: add --exec" not in said
+    assert (
+        "2 verdicts wait for exec, and this call does not deliver: add --exec"
+        in cli(*arguments(place, "--once")).stderr
+    )
+
+
+def test_an_end_by_a_second_signal_leaves_no_file_in_hand(place):
+    def interrupted(_: object) -> None:
+        assert (place / "out/in_hand.json").exists()
+        raise KeyboardInterrupt
+
+    drop(place, 0)
+    options = WatchOptions(
+        folder=place / "in",
+        out=place / "out",
+        bundles={None: place / "tile.kdx"},
+        load=LoadOptions(backend="onnxruntime-cpu", threads=1),
+        settle=0.0,
+        once=True,
+    )
+    with pytest.raises(KeyboardInterrupt):
+        judge_arrivals(options, each=interrupted)
+    assert not (place / "out/in_hand.json").exists()
 
 
 @pytest.fixture

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
-from kdx.errors import DataError, OptionError
+from kdx.errors import DataError, OptionError, OutputError
 from kdx.station.broker import parse_broker
 from kdx.station.camera.address import PASSWORD, parse_camera
+from kdx.station.database import FILE
+from kdx.station.ledger import Ledger
+from kdx.station.options import WatchOptions
 from kdx.station.plc.address import parse_plc
+from kdx.station.watching import _require_same_folder
 
 
 def test_files_and_devices_that_are_not_there_are_refused():
@@ -114,6 +119,26 @@ def test_a_setting_of_a_device_that_would_be_replaced_is_refused(monkeypatch):
     assert parse_camera("/dev/video0?framerate=30").settings == (("framerate", "30"),)
     with pytest.raises(OptionError, match="gives 'framerate' several times"):
         parse_camera("/dev/video0?framerate=30&framerate=60")
+
+
+def test_a_camera_with_another_setting_is_the_same(monkeypatch, tmp_path):
+    """Also where an earlier version stored the settings of the day."""
+    monkeypatch.setattr(Path, "exists", lambda _: True)
+    with closing(Ledger(tmp_path / FILE, create=True)) as ledger:
+        for given, before, other in (
+            ("genicam:a.cti?serial=7&Gain={}", "genicam:a.cti?Gain=3&serial=7", "genicam:a.cti?serial=8&Gain=1"),
+            ("/dev/video0?framerate={}", "/dev/video0?framerate=3", "/dev/video1?framerate=1"),
+        ):
+            options = [
+                WatchOptions(folder=tmp_path, out=tmp_path, bundles={}, camera=parse_camera(text))
+                for text in (given.format(1), given.format(2), other)
+            ]
+            for identity in (options[0].camera.identity, f"camera {before}"):
+                ledger.set_fact("folder", identity.encode())
+                for each in options[:2]:
+                    _require_same_folder(ledger, each)
+                with pytest.raises(OutputError, match="another camera"):
+                    _require_same_folder(ledger, options[2])
 
 
 @pytest.mark.parametrize("parse", [parse_camera, parse_broker, parse_plc])
