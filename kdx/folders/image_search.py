@@ -36,6 +36,8 @@ _TEXTS = {
     "hidden": "hidden or system [file or folder was|files and folders were] left out",
     "not_an_image": "[file that is not an image|files that are not images] of a known format [was|were] left out",
     "linked_folder": "[folder is a symbolic link and was|folders are symbolic links and were] not followed",
+    "unlisted_folder": "[folder|folders] could not be listed and [was|were] left out",
+    "not_a_file": "[image leads to no file|images lead to no file] and [was|were] left out",
     "own_output": "[run folder or bundle is|run folders and bundles are] no parts and [was|were] left out",
     "mask": "[mask|masks] of defects [was|were] left out",
     "named_twice": "[image was|images were] named more than once, and [is|each is] judged once",
@@ -111,20 +113,25 @@ class LeftOut:
         ]
 
 
-def walk(root: Path, left_out: LeftOut | None = None) -> Iterator[str]:
+def walk(root: Path, left_out: LeftOut | None = None, *, is_strict: bool = True) -> Iterator[str]:
     """Yield the image files under a folder, at any depth, as paths relative to it with ``/``.
 
     Files and subfolders of each folder are sorted together by name. Hidden files and folders are
     left out, and files without the suffix of an image, and run folders and bundles in the folder,
     whose images are copies of others. Links to folders are not followed, because
-    they may lead back to a folder above. Names that are not UTF-8 keep their bytes as surrogate
-    escapes.
+    they may lead back to a folder above. A subfolder that is removed meanwhile holds nothing. Names
+    that are not UTF-8 keep their bytes as surrogate escapes.
+
+    Args:
+        root: The folder.
+        left_out: Counts what is left out.
+        is_strict: Whether a subfolder that cannot be listed is an error; otherwise it is left out.
 
     Raises:
         DataError: The folder is missing, or the user may not list one of the folders.
     """
     require_folder(root)
-    yield from _walk(root, "", left_out or LeftOut(), masks=True)
+    yield from _walk(root, "", left_out or LeftOut(), masks=True, is_strict=is_strict)
 
 
 def walk_parts(root: Path, left_out: LeftOut | None = None) -> Iterator[str]:
@@ -143,8 +150,16 @@ def require_folder(root: Path) -> None:
         raise DataError(f"there is no folder '{root}'", fix="name the folder that holds the images")
 
 
-def _walk(folder: Path, prefix: str, left_out: LeftOut, *, masks: bool) -> Iterator[str]:
-    found = scan(folder)
+def _walk(folder: Path, prefix: str, left_out: LeftOut, *, masks: bool, is_strict: bool = True) -> Iterator[str]:
+    try:
+        found = scan(folder)
+    except DataError as error:
+        if prefix and isinstance(error.__cause__, (FileNotFoundError, NotADirectoryError)):
+            return  # it was removed since the folder around it was listed
+        if is_strict or not prefix:
+            raise
+        left_out.add("unlisted_folder", prefix.removesuffix("/"))
+        return
     if prefix and any(name in _INDEXES for name, is_folder, _ in found if not is_folder):
         left_out.add("own_output", prefix.removesuffix("/"))
         return
@@ -161,7 +176,7 @@ def _walk(folder: Path, prefix: str, left_out: LeftOut, *, masks: bool) -> Itera
         elif is_folder and is_link:
             left_out.add("linked_folder", f"{prefix}{name}")
         elif is_folder:
-            yield from _walk(folder / name, f"{prefix}{name}/", left_out, masks=masks)
+            yield from _walk(folder / name, f"{prefix}{name}/", left_out, masks=masks, is_strict=is_strict)
         elif is_image_name(name):
             yield f"{prefix}{name}"
         else:

@@ -11,30 +11,37 @@ import heapq
 import os
 import stat
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from queue import Empty, SimpleQueue
 from typing import Any
 
 from kdx.errors import DataError
-from kdx.folders.image_search import LeftOut, is_hidden, is_image_name, walk
+from kdx.folders.image_search import LeftOut, is_hidden, is_image_name, own_kind, walk
+from kdx.remarks import Remark
 from kdx.station.judged_files import Identity
-from kdx.station.notices import FOLDER, RENAMED, Notice, observer_of
+from kdx.station.notices import FOLDER, RENAMED, Notice, is_watching, observer_of
 
 # So many times as long as a listing took, no other one begins.
 _PAUSE_AFTER_LISTING = 5
+# A listing that takes longer than this delays parts.
+_LONG_LISTING = 1.0
 
 
 @dataclass
 class _Candidate:
-    """A file that was seen: when it arrived, and since when it has not changed."""
+    """A file that was seen: when it arrived, and since when it has not changed.
+
+    ``seen`` is when it arrived, or infinitely long ago if it may have been there before.
+    """
 
     identity: Identity
     order: int
     arrived: float
-    since: float
+    seen: float
+    since: float = 0.0
 
 
 class Arrivals:
@@ -47,12 +54,10 @@ class Arrivals:
         is_known: Whether a file of this path and identity was judged already.
         on_scan: Is given the paths of all files, whenever the folder was listed.
         clock: Seconds of a clock that does not jump.
+        say: Is given what users should know.
 
     Attributes:
-        left_out: A file or folder that stays in the folder and is left out: its name is not that of
-            an image, or it is a link to a folder or to nothing.
         lost: Why the folder could not be listed the last time; None if it was.
-        began: When the folder was listed first, or first after it could not be listed.
     """
 
     def __init__(
@@ -63,21 +68,22 @@ class Arrivals:
         is_known: Callable[[str, Identity], bool],
         on_scan: Callable[[list[str]], None] = lambda _: None,
         clock: Callable[[], float] = time.monotonic,
+        say: Callable[[str], None] = lambda _: None,
     ) -> None:
         self._folder, self._settle, self._scan_every = folder, settle, scan_every
-        self._is_known, self._on_scan, self._clock = is_known, on_scan, clock
+        self._is_known, self._on_scan, self._clock, self._say = is_known, on_scan, clock, say
         self._notices: SimpleQueue[Notice | None] = SimpleQueue()
         self._candidates: dict[str, _Candidate] = {}
         self._unsettled: dict[str, None] = {}  # by the time since which they are at rest
         self._complete: list[tuple[int, str]] = []  # a heap, by the order of arrival
         self._order = 0
         self._next_scan = self._may_scan = clock()
-        self._others: set[str] = set()  # some of those that the last listing left out
-        self._others_count = 0
+        self._left_out: list[Remark] = []  # by the last listing
+        self._staying: list[Remark] = []  # those of which one was left out by the listing before too
+        self._place: tuple[int, int] | None = None  # what the folder was when it was listed last
+        self._is_slow = False
         self._observer: Any = None
-        self.left_out: str | None = None
         self.lost: str | None = None
-        self.began = float("inf")
 
     def __enter__(self) -> Arrivals:
         self._observer = observer_of(self._folder, self._notices, self._clock)
@@ -87,10 +93,13 @@ class Arrivals:
         self._observer.stop()
         self._observer.join()
 
-    @property
-    def others(self) -> tuple[int, str | None]:
-        """How many files and folders the last listing left out, and the first of them."""
-        return self._others_count, min(self._others, default=None)
+    def left_out(self, *, at_end: bool = False) -> Sequence[Remark]:
+        """Return what the last listing left out, a remark for each kind.
+
+        Args:
+            at_end: Whether to count what may still be renamed or removed.
+        """
+        return self._left_out if at_end else self._staying
 
     @property
     def is_blind(self) -> bool:
@@ -130,6 +139,9 @@ class Arrivals:
                 self._scan()
             self._take_settled()
             name = self._first()
+            if name is not None and self._is_own(name):
+                self.done(name)  # as in a listing, which says so
+                continue
             if name is not None:
                 return name, self._candidates[name].identity
             now = self._clock()
@@ -145,8 +157,12 @@ class Arrivals:
         """Return when a file arrived that waits, or is being written."""
         return self._candidates[name].arrived
 
+    def seen(self, name: str) -> float:
+        """Return the same; infinitely long ago for a file that may have been there before."""
+        return self._candidates[name].seen
+
     def age(self, name: str) -> float:
-        """Return how many seconds ago that was."""
+        """Return how many seconds ago it arrived."""
         return self._clock() - self.arrived(name)
 
     def is_behind(self, age: float) -> bool:
@@ -202,40 +218,63 @@ class Arrivals:
         ended = self._clock()
         self._may_scan = ended + _PAUSE_AFTER_LISTING * (ended - began)
         self._next_scan = max(ended + self._scan_every, self._may_scan)
+        if ended - began > _LONG_LISTING and not self._is_slow:
+            self._is_slow = True
+            self._say(
+                f"to list '{self._folder}' takes {ended - began:.1f} s, in which nothing is judged: "
+                "let fewer files stay in it, for example with `move`"
+            )
 
     def _list(self) -> None:
         """See every file of the folder, those that are new in the order of their last change."""
+        kinds = LeftOut()
         try:
-            kinds = LeftOut()
-            names = list(walk(self._folder, kinds))
+            is_first = self._follow()
+            names = list(walk(self._folder, kinds, is_strict=False))
         except DataError as error:  # for example a network drive that is not mounted
             self.lost = error.message
             return
-        is_first = self.lost is not None or self.began == float("inf")
-        if self.lost is not None:
-            self.lost = None
-            self.__exit__()
-            self.__enter__()
+        self.lost = None
         found: list[tuple[int, str]] = []
         for name in names:
             identity = self._identity(name)
             if identity is not None and not self._is_known(name, identity):
                 found.append((identity.mtime_ns, name))
-            elif identity is None and (self._folder / name).is_symlink():
-                kinds.add("not_an_image", name)
+            elif identity is None and os.path.lexists(self._folder / name):
+                kinds.add("not_a_file", name)
         arrived = self._clock()
-        if is_first:
-            self.began = arrived
         for _, name in sorted(found):
-            self._see(name, arrived, is_renamed=False)
-        left_out = [one for one in kinds.remarks if one.kind in {"not_an_image", "linked_folder"}]
-        others = {name for one in left_out for name in one.first}
-        self._others_count = sum(one.count for one in left_out)
-        self.left_out = self.left_out or next(iter(sorted(others & self._others)), None)
-        self._others = others
+            self._see(name, arrived, is_renamed=False, was_there=is_first)
+        before = {name for remark in self._left_out for name in remark.first}
+        self._left_out = kinds.remarks
+        self._staying = [remark for remark in kinds.remarks if not before.isdisjoint(remark.first)]
         self._on_scan(names)
 
-    def _see(self, name: str, arrived: float, *, is_renamed: bool) -> None:
+    def _follow(self) -> bool:
+        """Watch what the folder's path leads to now; return whether that was not listed before.
+
+        The system's notices are about a folder, and not about its path: of another folder that has
+        come to the path, there would be none. It may have the number of the one that was removed.
+        """
+        try:
+            status = self._folder.stat()
+        except OSError:  # the listing says why
+            return True
+        before, self._place = self._place, (status.st_dev, status.st_ino)
+        is_deaf = self._observer is not None and not is_watching(self._observer)
+        is_other = is_deaf or before not in {None, self._place}
+        if is_other and self.lost is None:
+            self._say(f"'{self._folder}' was replaced by another folder, which is watched from now on")
+        if is_other or self.lost is not None:
+            self.__exit__()
+            self.__enter__()
+        return before is None or is_other or self.lost is not None
+
+    def _is_own(self, name: str) -> bool:
+        """Whether a file lies in a run folder or a bundle, which :func:`walk` leaves out."""
+        return any(own_kind(self._folder / folder) for folder in PurePosixPath(name).parents[:-1])
+
+    def _see(self, name: str, arrived: float, *, is_renamed: bool, was_there: bool = False) -> None:
         """Take notice of a file: it is new, or may have changed, or came by its name just now."""
         if not is_image_name(name):  # perhaps a name from which it is still to be renamed
             return
@@ -245,7 +284,8 @@ class Arrivals:
             return
         candidate = self._candidates.get(name)
         if candidate is None:
-            candidate = self._candidates[name] = _Candidate(identity, self._order, arrived, 0.0)
+            seen = float("-inf") if was_there else arrived
+            candidate = self._candidates[name] = _Candidate(identity, self._order, arrived, seen)
             self._order += 1
         elif identity == candidate.identity and not (is_renamed and name in self._unsettled):
             return

@@ -42,6 +42,11 @@ def observer_of(folder: Path, notices: SimpleQueue[Notice | None], clock: Callab
     return observer
 
 
+def is_watching(observer: Any) -> bool:
+    """Whether notices still come: those of a folder end when it is removed."""
+    return all(emitter.is_alive() for emitter in observer.emitters)
+
+
 def _observer_type() -> Any:
     """Return an observer that tells files that are renamed into the folder from created ones.
 

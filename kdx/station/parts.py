@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 
 import msgspec
@@ -69,6 +70,7 @@ class Parts:
     def __init__(self, ledger: Ledger, views: Sequence[str], timeout: float, clock: Callable[[], float]) -> None:
         self._ledger, self._views, self._timeout, self._clock = ledger, tuple(views), timeout, clock
         self._since = ledger.open_parts()
+        self._seen: dict[PartKey, float] = {}
 
     @property
     def is_waiting(self) -> bool:
@@ -82,8 +84,12 @@ class Parts:
             if (overdue := now - since - self._timeout) >= 0:
                 yield part, overdue
 
-    def add(self, record: VerdictRecord, arrived: float) -> list[PartRecord]:
-        """Add the verdict on a view, in a transaction; return the records of parts that end by it.
+    def seen(self, part: PartKey) -> float:
+        """Return when the first view of a part was seen; infinitely long ago if unknown."""
+        return self._seen.get(part, -math.inf)
+
+    def add(self, record: VerdictRecord, arrived: float, seen: float) -> list[tuple[PartRecord, float]]:
+        """Add the verdict on a view, in a transaction; return the parts that end by it.
 
         A view that a part has already, or that arrived too late for it, is that of another part of
         the same identifier; so is one of another product.
@@ -91,18 +97,25 @@ class Parts:
         Args:
             record: The record of the view.
             arrived: When its file arrived, by the station's own clock.
+            seen: When it was seen to arrive, by any clock.
+
+        Returns:
+            The records of the parts, and when the first view of each was seen.
         """
         assert record.view is not None
-        part, ended = key_of(record), []
+        part = key_of(record)
+        ended: list[tuple[PartRecord, float]] = []
         before = self._ledger.views(part)
+        first = min(seen, self.seen(part)) if before else seen
         if before:
             is_late = abs(arrived - min(one.seconds for one in before)) > self._timeout
             if is_late or record.view in {one.view for one in before}:
-                ended.append(self.close(part))
+                ended.append((self.close(part), self.seen(part)))
+                first = seen
         view = PartView(record.view, record.verdict_id, record.verdict, arrived)
         self._ledger.add_view(part, view)
         if {one.view for one in self._ledger.views(part)} >= set(self._views):
-            ended.append(self.close(part))
+            ended.append((self.close(part), first))
         return ended
 
     def close(self, part: PartKey) -> PartRecord:
@@ -126,11 +139,18 @@ class Parts:
             product=part.product,
         )
 
-    def note(self, part: PartKey) -> None:
-        """Take note, after a transaction, of a part that was begun, or complete."""
+    def note(self, part: PartKey, seen: float = -math.inf) -> None:
+        """Take note, after a transaction, of a part that was begun, or complete.
+
+        Args:
+            part: The part.
+            seen: When the view was seen that was added.
+        """
         self._since.pop(part, None)
+        before = self._seen.pop(part, -math.inf)
         if views := self._ledger.views(part):
             self._since[part] = min(one.seconds for one in views)
+            self._seen[part] = seen if len(views) == 1 else min(before, seen)
 
 
 def key_of(record: VerdictRecord) -> PartKey:

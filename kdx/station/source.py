@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
+from kdx.remarks import Remark
 from kdx.station.judged_files import Identity
 
 
@@ -12,14 +14,9 @@ class Source(Protocol):
 
     Attributes:
         lost: Why the files cannot be listed, or None.
-        left_out: A file that is left out, or None.
-        began: Since when files are seen as they come, by a clock that does not jump: how long those
-            have been there that were seen until then is not known.
     """
 
     lost: str | None
-    left_out: str | None
-    began: float
 
     def __enter__(self) -> object:
         """Let files come."""
@@ -29,14 +26,17 @@ class Source(Protocol):
         """Let no more files come."""
         ...
 
-    @property
-    def others(self) -> tuple[int, str | None]:
-        """How many files are left out, and the first of them."""
+    def left_out(self, *, at_end: bool = False) -> Sequence[Remark]:
+        """Return what is left out, a remark for each kind.
+
+        Args:
+            at_end: Whether to count what may still be renamed or removed.
+        """
         ...
 
     @property
     def is_blind(self) -> bool:
-        """Whether no file can come: the folder cannot be listed, or the camera is gone."""
+        """Whether no file can come: the folder, the camera or room on the disk is gone."""
         ...
 
     @property
@@ -63,6 +63,10 @@ class Source(Protocol):
 
     def arrived(self, name: str) -> float:
         """Return when a file arrived that waits, by a clock that does not jump."""
+        ...
+
+    def seen(self, name: str) -> float:
+        """Return the same; infinitely long ago for a file that may have been there before."""
         ...
 
     def is_behind(self, age: float) -> bool:

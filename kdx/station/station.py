@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import TypeAlias
@@ -28,7 +27,6 @@ from kdx.station.source import Source
 from kdx.station.status import Status
 from kdx.station.troubles import Troubles
 from kdx.storage.json_output import encode_json
-from kdx.text import number_of
 
 _FIRST_STATES = {"stay": HERE, "move": MOVING, "link": LINKING, "remove": REMOVING}
 _PATIENCE_SECONDS = 0.5
@@ -85,7 +83,12 @@ class Station:
         self._has_looked = False
         self.backlog = Backlog(options.backlog, say)
         self.arrivals: Source = source or Arrivals(
-            options.folder, options.settle, options.scan_every, self._known.is_judged, self._known.forget_vanished
+            options.folder,
+            options.settle,
+            options.scan_every,
+            self._known.is_judged,
+            self._known.forget_vanished,
+            say=say,
         )
         self._troubles = Troubles(options, say, self.arrivals.left, lambda: self._is_stopping)
 
@@ -129,7 +132,7 @@ class Station:
                     self._pulse(self._status())
                 yield from made
                 if self._options.once and not made and self._is_done():
-                    self._say_left_out()
+                    self._say_left_out(at_end=True)
                     break
         try:
             self._finish()
@@ -148,8 +151,7 @@ class Station:
         self._has_looked = True
         self.backlog.update(self.arrivals.waiting)
         self._troubles.change("folder", self.arrivals.lost, "the folder can be listed again")
-        if self.arrivals.left_out is not None:
-            self._say_left_out()
+        self._say_left_out()
         if not self._has_failed:  # after a failure, a verdict must be recorded before this counts as progress
             self._pulse(self._status())
         if closed := self._close_parts():
@@ -185,11 +187,9 @@ class Station:
         file = JudgedFile(
             name, identity, record.verdict_id, record.verdict, state, place, picture, kept, 0, record.image_sha256
         )
-        parts: list[PartRecord] = []
+        parts: list[tuple[PartRecord, float]] = []
         is_view = record.part_id is not None and record.view in options.pattern.views
-        arrived = self.arrivals.arrived(name)
-        # Nothing says how old a file is that came before it could be seen.
-        since = arrived if arrived > self.arrivals.began else -math.inf
+        seen = self.arrivals.seen(name)
         with self._ledger.transaction():
             self._clock.save()
             self._ledger.add_file(file, self._clock.now())
@@ -198,21 +198,21 @@ class Station:
                     self._ledger.set_fact("frame", each.frame)  # after which a video is continued
                 self._add_line(each)
             if is_view:
-                parts = self._parts.add(record, self._clock.at(arrived))
+                parts = self._parts.add(record, self._clock.at(self.arrivals.arrived(name)), seen)
                 for part in parts:
-                    self._add_part(part, since)
+                    self._add_part(*part)
             else:
                 for each in (record, *judged.more):
-                    self._send(each, since)
+                    self._send(each, seen)
         # From here on, it has its record, whatever happens.
         self._unfinished += 1
         self._known.add(name, identity)
         self.arrivals.done(name)
         self._heat_maps.show(picture, record.verdict_id)
         if is_view:
-            self._parts.note(key_of(record))
+            self._parts.note(key_of(record), seen)
         self._notify()
-        return [record, *judged.more, *parts]
+        return [record, *judged.more, *(part for part, _ in parts)]
 
     def _finish(self) -> None:
         """Write the lines and move the files that the ledger intends."""
@@ -235,7 +235,7 @@ class Station:
                 continue
             with self._ledger.transaction():
                 record = self._parts.close(part)
-                self._add_part(record, time.monotonic() - overdue)
+                self._add_part(record, self._parts.seen(part))
             self._parts.note(part)
             closed.append(record)
         if closed:
@@ -310,14 +310,10 @@ class Station:
     def _is_done(self) -> bool:
         return self.arrivals.is_idle and not self._parts.is_waiting
 
-    def _say_left_out(self) -> None:
-        """Say once what is in the folder and is not taken."""
-        count, first = self.arrivals.others
-        if first is not None:
-            text = number_of(count, "[file or folder is|files and folders are]")
-            self._troubles.change(
-                "left out", f"{text} left out: not images, links to folders, or links to nothing, such as '{first}'"
-            )
+    def _say_left_out(self, *, at_end: bool = False) -> None:
+        """Say once for each kind what is in the folder and is not taken."""
+        for remark in self.arrivals.left_out(at_end=at_end):
+            self._troubles.change(f"left out: {remark.kind}", str(remark))
 
 
 def _line(record: Record | BundleRecord) -> bytes:

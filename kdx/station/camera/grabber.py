@@ -7,19 +7,17 @@ no room are put in too, without an image: each gets a record that says why it wa
 from __future__ import annotations
 
 import threading
-from collections import deque
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
-import msgspec
 from numpy.typing import NDArray
 
 from kdx.errors import KdxError
 from kdx.station.camera.frames import Camera, Frame, FrameInfo, VideoEndError
 from kdx.station.camera.held import HeldCamera
+from kdx.station.camera.owed import Owed
 from kdx.station.camera.spool import Spool
 from kdx.station.record import NotJudged, time_now
-from kdx.storage.files import is_disk_full
 from kdx.text import number_of
 
 _AGAIN_SECONDS = 2.0
@@ -27,17 +25,6 @@ _PATIENCE_SECONDS = 0.5
 # A camera that leaves out more numbers than this has begun to count again: nothing says how many
 # frames are missing.
 MOST_MISSING = 1000
-# So many records wait for room on a full disk; of further frames, one stands for several.
-MOST_OWED = 1000
-
-
-class _Owed(NamedTuple):
-    """What is still to be put into the spool, and for how many frames it stands."""
-
-    stem: str
-    info: FrameInfo
-    pixels: NDArray[Any] | None
-    frames: int = 1
 
 
 class Grabber(threading.Thread):
@@ -67,9 +54,8 @@ class Grabber(threading.Thread):
         self._named, self._spool, self._say, self._is_live = name, spool, say, is_live
         self._stopping = spool.is_over
         self._previous: int | None = None
-        self._owed: deque[_Owed] = deque()
+        self._owed = Owed(spool, say, "the disk is full: no frame can be judged until there is room")
         self._dropped = 0
-        self._is_full = False
 
     def end(self, seconds: float) -> None:
         """Take no more frames, and wait for a camera that is being read."""
@@ -85,8 +71,7 @@ class Grabber(threading.Thread):
         except Exception as error:  # the station's own thread raises it
             failure = error
         try:
-            if self._owed and self._is_live:
-                count = sum(owed.frames for owed in self._owed)
+            if self._is_live and (count := self._owed.without_file):
                 self._say(f"{number_of(count, '[frame has|frames have]')} no record: the disk is full")
             self._held.close()
         except Exception as error:  # of the camera's driver
@@ -96,10 +81,11 @@ class Grabber(threading.Thread):
 
     def _grab_all(self) -> None:
         while not self._stopping.is_set():
+            self._settle()  # what a full disk did not take, also while no frame comes
             if self._held.gone is not None:
                 self._stopping.wait(self._held.pause)
                 if not self._stopping.is_set() and self._held.open_again():
-                    self._spool.is_blind = False
+                    self._spool.is_gone = False
                     self._say(f"the camera '{self._named}' is back")
                 continue
             try:
@@ -111,7 +97,7 @@ class Grabber(threading.Thread):
             except KdxError as error:
                 self._held.lose(error)
                 self._previous = None
-                self._spool.is_blind = True
+                self._spool.is_gone = True
                 self._say(f"{error.message}: no frames are judged until it is back")
                 self._owe(None, None, NotJudged.CAMERA_GONE, error.message)
                 self._settle()
@@ -159,42 +145,16 @@ class Grabber(threading.Thread):
 
     def _owe(self, number: int | None, pixels: NDArray[Any] | None, reason: NotJudged | None, problem: str) -> None:
         info = FrameInfo(camera=self._named, frame=number, time=time_now(), reason=reason, problem=problem)
-        self._owed.append(_Owed(stem_of(info, is_live=self._is_live), info, pixels))
+        self._owed.add(stem_of(info, is_live=self._is_live), info, pixels)
 
     def _settle(self) -> None:
         """Put what is owed into the spool, as far as the disk takes it."""
-        while self._owed:
-            owed = self._owed[0]
-            try:
-                self._spool.put(owed.stem, owed.info, owed.pixels)
-            except OSError as error:
-                if not is_disk_full(error):
-                    raise
-                if not self._is_full:
-                    self._is_full = True
-                    self._say("the disk is full: no frame can be judged until there is room")
-                if self._is_live:
-                    self._owe_less()
-                    return
-                if self._stopping.wait(_AGAIN_SECONDS):
-                    return
-            else:
-                self._owed.popleft()
-                self._is_full = False
-
-    def _owe_less(self) -> None:
-        """Bound the memory that a live camera takes while the disk is full: it keeps no image."""
-        for index, owed in enumerate(self._owed):
-            if owed.pixels is not None:
-                reason, problem = owed.info.reason or NotJudged.NO_ROOM, owed.info.problem or "the disk was full"
-                info = msgspec.structs.replace(owed.info, reason=reason, problem=problem)
-                self._owed[index] = owed._replace(info=info, pixels=None)
-        while len(self._owed) > MOST_OWED:
-            last, before = self._owed.pop(), self._owed.pop()
-            count = before.frames + last.frames
-            problem = f"the disk was full for so long that this record stands for {count:,} frames"
-            info = msgspec.structs.replace(before.info, frame=None, reason=NotJudged.NO_ROOM, problem=problem)
-            self._owed.append(before._replace(info=info, frames=count))
+        while not self._owed.settle():
+            if self._is_live:
+                self._owed.shrink()
+                return
+            if self._stopping.wait(_AGAIN_SECONDS):
+                return
 
 
 def stem_of(info: FrameInfo, *, is_live: bool) -> str:

@@ -11,7 +11,7 @@ import os
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from typing import Any
 import msgspec
 from numpy.typing import NDArray
 
+from kdx.remarks import Remark
 from kdx.station.camera.frames import NO_IMAGE, FrameInfo, encoded, infos_of
 from kdx.station.judged_files import Identity
 from kdx.station.record import NotJudged, time_now
@@ -54,16 +55,12 @@ class Spool:
     Attributes:
         is_over: Is set when nobody takes frames out any more.
         lost: None: there is always a folder.
-        left_out: None: nothing is left out.
-        is_blind: Whether the camera is gone.
-        began: When what an earlier process left was taken.
+        is_gone: Whether the camera is gone.
+        is_full: Whether the disk is full: frames cannot be put in.
     """
 
     lost: str | None = None
-    left_out: str | None = None
-    is_blind = False
-    began = float("-inf")
-    others: tuple[int, str | None] = (0, None)
+    is_gone = is_full = False
 
     def __init__(self, folder: Path, camera: str, room: int, *, keep: bool) -> None:
         self._folder, self._camera, self._room, self._keep = folder, camera, room, keep
@@ -75,6 +72,7 @@ class Spool:
         self._is_closed = False
         self._is_end_known = False
         self._failure: Exception | None = None
+        self._began = float("-inf")
         folder.mkdir(exist_ok=True)
         for left in folder.glob(".*"):  # it was being written when a process was killed
             left.unlink()
@@ -88,8 +86,8 @@ class Spool:
                 found.remove(name)
         names = [name for name in found if not is_known(name, Identity.of((self._folder / name).stat()))]
         for name in names:
-            self._add(name, max(len(infos_of(self._folder / name)), 1) if name.endswith(NO_IMAGE) else 1)
-        self.began = time.monotonic()
+            self._add(name, frames=max(len(infos_of(self._folder / name)), 1) if name.endswith(NO_IMAGE) else 1)
+        self._began = time.monotonic()
         return names
 
     def __enter__(self) -> Spool:
@@ -97,6 +95,15 @@ class Spool:
 
     def __exit__(self, *_: object) -> None:
         self.is_over.set()
+
+    @property
+    def is_blind(self) -> bool:
+        """Whether no frame can come: the camera is gone, or the disk is full."""
+        return self.is_gone or self.is_full
+
+    def left_out(self, *, at_end: bool = False) -> Sequence[Remark]:
+        """Return nothing: no frame is left out."""
+        return ()
 
     @property
     def waiting(self) -> int:
@@ -162,6 +169,11 @@ class Spool:
         assert first.name == name
         return first.since
 
+    def seen(self, name: str) -> float:
+        """Return the same; infinitely long ago for what an earlier process left."""
+        since = self.arrived(name)
+        return since if since > self._began else float("-inf")
+
     def is_behind(self, age: float) -> bool:
         """Whether a frame waits that arrived so many seconds ago, or earlier."""
         return bool(self._files) and time.monotonic() - self._files[0].since >= age
@@ -176,13 +188,14 @@ class Spool:
             self._news.wait_for(lambda: self._images < self._room, patience)
             return self._images < self._room
 
-    def put(self, stem: str, info: FrameInfo, pixels: NDArray[Any] | None) -> None:
+    def put(self, stem: str, info: FrameInfo, pixels: NDArray[Any] | None, since: float | None = None) -> None:
         """Put a frame in: an image, or a line that stands for it where there is none.
 
         Args:
             stem: Its name without a suffix, which sorts after those before it.
             info: What is known of it.
             pixels: The image, or None.
+            since: When it came, by a clock that does not jump; None for now.
 
         Raises:
             OSError: It cannot be written.
@@ -190,13 +203,13 @@ class Spool:
         if pixels is not None:
             name = f"{self._free(stem)}{_IMAGE}"
             self._write(name, encoded(info, pixels, compress=self._keep))
-            self._add(name)
+            self._add(name, since)
             return
         line = msgspec.json.encode(msgspec.structs.replace(info, stem=stem)) + b"\n"
         if not self._append(line):
             name = f"{self._free(stem)}{NO_IMAGE}"
             self._write(name, line)
-            self._add(name, is_open=True)
+            self._add(name, since, is_open=True)
 
     def promise(self, stem: str, info: FrameInfo) -> str:
         """Write what a frame that is to come is known by, for a kill before it comes.
@@ -215,19 +228,19 @@ class Spool:
         self._write(f"{stem}{NO_IMAGE}", msgspec.json.encode(info))
         return stem
 
-    def fulfil(self, stem: str, info: FrameInfo, pixels: NDArray[Any] | None) -> None:
+    def fulfil(self, stem: str, info: FrameInfo, pixels: NDArray[Any] | None, since: float) -> None:
         """Put in a frame that was promised, or say why there is none; as for :meth:`put`."""
         if pixels is None:
             self._write(f"{stem}{NO_IMAGE}", msgspec.json.encode(info))
-            self._add(f"{stem}{NO_IMAGE}")
+            self._add(f"{stem}{NO_IMAGE}", since)
         else:
             self._write(f"{stem}{_IMAGE}", encoded(info, pixels, compress=self._keep))
             (self._folder / f"{stem}{NO_IMAGE}").unlink(missing_ok=True)
-            self._add(f"{stem}{_IMAGE}")
+            self._add(f"{stem}{_IMAGE}", since)
 
-    def give_up(self, stem: str) -> None:
+    def give_up(self, stem: str, since: float) -> None:
         """Let what was promised be recorded as it was written then."""
-        self._add(f"{stem}{NO_IMAGE}")
+        self._add(f"{stem}{NO_IMAGE}", since)
 
     def end(self, failure: Exception | None = None) -> None:
         """Say that no more frames will come, and why."""
@@ -298,9 +311,9 @@ class Spool:
             hidden.unlink(missing_ok=True)
             raise
 
-    def _add(self, name: str, frames: int = 1, *, is_open: bool = False) -> None:
+    def _add(self, name: str, since: float | None = None, *, frames: int = 1, is_open: bool = False) -> None:
         with self._news:
-            self._files.append(_Waiting(name, time.monotonic(), frames, is_open))
+            self._files.append(_Waiting(name, time.monotonic() if since is None else since, frames, is_open))
             self._frames += frames
             self._images += name.endswith(_IMAGE)
             self._news.notify_all()

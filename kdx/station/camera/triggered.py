@@ -13,10 +13,12 @@ from numpy.typing import NDArray
 from kdx.errors import KdxError
 from kdx.station.camera.frames import Camera, Frame, VideoEndError
 from kdx.station.camera.held import HeldCamera
+from kdx.station.camera.owed import Owed
 from kdx.station.camera.spool import Spool
 from kdx.station.camera.triggers import Trigger, Triggers
 from kdx.station.record import NotJudged, time_now
 from kdx.storage.files import is_disk_full
+from kdx.text import number_of
 
 _PATIENCE_SECONDS = 0.5
 
@@ -48,8 +50,9 @@ class TriggeredGrabber(threading.Thread):
         super().__init__(name="kdx camera", daemon=True)
         self._held = HeldCamera(camera, reopen)
         self._triggers, self._seconds, self._spool, self._say = triggers, seconds, spool, say
+        self._owed = Owed(spool, say, "the disk is full: triggers are undecided until there is room")
         self._ended = ""
-        self._is_full = self._is_end_new = False
+        self._is_end_new = False
 
     def end(self, seconds: float) -> None:
         """Take no more frames, and wait for a camera that is being read."""
@@ -62,7 +65,7 @@ class TriggeredGrabber(threading.Thread):
         try:
             while not self._spool.is_over.is_set():
                 if self._held.is_due and self._held.open_again():
-                    self._spool.is_blind = False
+                    self._spool.is_gone = False
                     self._say("the camera is back")
                 trigger = self._triggers.next(0.0 if self._is_end_new else _PATIENCE_SECONDS)
                 if trigger is not None:
@@ -71,10 +74,14 @@ class TriggeredGrabber(threading.Thread):
                     self._is_end_new = False
                     self._spool.end()
                 else:
+                    self._settle()
                     self._look()
+            self._settle()
         except Exception as error:  # the station's own thread raises it
             failure = error
         try:
+            if count := self._owed.without_file:
+                self._say(f"{number_of(count, '[trigger has|triggers have]')} no record: the disk is full")
             self._held.close()
         except Exception as error:  # of the camera's driver
             failure = failure or error
@@ -98,7 +105,7 @@ class TriggeredGrabber(threading.Thread):
             frame = self._held.camera.take(left)
         except VideoEndError:
             self._ended, self._is_end_new = "the video has no more frames", True
-            self._spool.is_blind = True
+            self._spool.is_gone = True
             self._say("the video has ended: triggers are undecided from now on")
             late = self._ended
         except KdxError as error:
@@ -123,7 +130,7 @@ class TriggeredGrabber(threading.Thread):
     def _lose(self, error: KdxError) -> None:
         """Close a camera that does not answer any more."""
         self._held.lose(error)
-        self._spool.is_blind = True
+        self._spool.is_gone = True
         self._say(f"{error.message}: triggers are undecided until it is back")
 
     def _fulfil(
@@ -135,18 +142,16 @@ class TriggeredGrabber(threading.Thread):
         number: int | None = None,
     ) -> None:
         info = msgspec.structs.replace(trigger.info, frame=number, reason=reason, problem=problem)
-        stem = None
+        promised = None
         try:
-            stem = trigger.place.result()
-            self._spool.fulfil(stem, info, pixels)
-            self._is_full = False
+            promised = trigger.place.result()
         except OSError as error:
             if not is_disk_full(error):
                 raise
-            if not self._is_full:
-                self._is_full = True
-                self._say("the disk is full: triggers are undecided until there is room")
-            if stem is None:
-                self._say(f"a trigger of part {info.part_id or '(not named)'} has no record: {error}")
-            else:
-                self._spool.give_up(stem)
+        self._owed.add(trigger.stem, info, pixels, promised)
+        self._settle()
+
+    def _settle(self) -> None:
+        """Put what is owed into the spool; while the disk is full, it waits without its image."""
+        if not self._owed.settle():
+            self._owed.shrink()

@@ -26,9 +26,11 @@ class Trigger:
 
     Attributes:
         came: When it came, by a clock that does not jump.
+        stem: The name under which its place was asked for.
         place: The name of its place in the spool, or the ``OSError`` for which it has none.
     """
 
+    stem: str
     place: Future[str]
 
     def __init__(self, info: FrameInfo, problem: str = "") -> None:
@@ -110,5 +112,5 @@ class Triggers:
     def _promise(self, trigger: Trigger) -> None:
         self._count += 1
         stamp = f"{trigger.info.time[:23].replace('-', '').replace(':', '')}Z"
-        stem = f"{self._camera}-{stamp}-t{self._count:08d}"
-        trigger.place = self._writer.submit(self._spool.promise, stem, trigger.info)
+        trigger.stem = f"{self._camera}-{stamp}-t{self._count:08d}"
+        trigger.place = self._writer.submit(self._spool.promise, trigger.stem, trigger.info)

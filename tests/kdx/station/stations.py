@@ -68,6 +68,8 @@ class Box:
 class NoNotices:
     """A stand-in for watchdog's observer: the folder is only listed."""
 
+    emitters = ()
+
     def stop(self) -> None:
         pass
 

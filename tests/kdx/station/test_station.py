@@ -370,17 +370,22 @@ def test_a_backlog_is_said_and_its_end_too(tmp_path):
     assert said == ["9 files wait: they arrive faster than they are judged", "no file waits any longer"]
 
 
-def test_files_that_are_not_taken_are_counted_once(tmp_path):
+def test_files_that_are_not_taken_are_counted_once_for_each_kind(tmp_path):
     drop(tmp_path, a="good")
-    for name in ("none", "photo.png_1", "notes.txt"):
+    (tmp_path / "in/run").mkdir()
+    for name in ("none", "photo.png_1", "notes.txt", ".hidden.png", "run/run.json", "run/1.png"):
         (tmp_path / "in" / name).write_text("x", encoding="utf-8")
     (tmp_path / "in/lost.png").symlink_to("nowhere.png")
     (tmp_path / "in/more").symlink_to(tmp_path, target_is_directory=True)
     said: list[str] = []
     assert len(list(run(options_for(tmp_path), said.append))) == 1
-    (text,) = said
-    assert text.startswith("5 files and folders are left out:")
-    assert text.endswith("such as 'lost.png'")
+    assert said == [
+        "1 hidden or system file or folder was left out: .hidden.png",
+        "3 files that are not images of a known format were left out: none, notes.txt, photo.png_1",
+        "1 folder is a symbolic link and was not followed: more",
+        "1 image leads to no file and was left out: lost.png",
+        "1 run folder or bundle is no parts and was left out: run",
+    ]
 
 
 def test_symbolic_links_and_long_names_are_sorted(tmp_path):

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 from kdx.station import arrivals, station, troubles
+from kdx.station.camera.spool import Spool
 from kdx.station.status import Status
 from tests.kdx.station.stations import BY, NoNotices, drop, options_for, run
 
@@ -50,6 +51,25 @@ def test_a_folder_that_is_gone_is_a_fault(tmp_path, monkeypatch):
     assert found[0] is Status.RUNNING
     assert Status.FAULT in found
     assert found[-1] is Status.RUNNING
+
+
+def test_a_disk_that_takes_no_frames_of_a_camera_is_a_fault(tmp_path, monkeypatch):
+    """No frame waits for its verdict, because none can be written."""
+    monkeypatch.setattr(station, "_PATIENCE_SECONDS", 0.0)
+    spool = Spool(tmp_path / "in", "top", 100, keep=False)
+    spool.is_full = True
+    found: list[Status] = []
+
+    def pulse(status: Status) -> None:
+        found.append(status)
+        if spool.is_full:
+            spool.is_full = False
+        else:
+            spool.end()
+
+    assert list(run(options_for(tmp_path), source=spool, pulse=pulse)) == []
+    assert found[0] is Status.FAULT
+    assert set(found[1:]) == {Status.RUNNING}
 
 
 def test_a_refused_bundle_is_no_fault_and_is_said(tmp_path):

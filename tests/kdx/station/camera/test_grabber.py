@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from kdx.station.camera import grabber, held, spool
+from kdx.station.camera import grabber, held, owed, spool
 from kdx.station.camera.frames import CameraGoneError, Frame, FrameInfo, infos_of
 from kdx.station.camera.grabber import MOST_MISSING, Grabber
 from kdx.station.camera.spool import Spool
@@ -174,7 +174,7 @@ def test_a_full_disk_loses_no_frame_in_silence(tmp_path, monkeypatch, is_live):
 
 def test_a_full_disk_keeps_no_image_in_the_memory_and_a_bounded_number_of_records(tmp_path, monkeypatch):
     """Seven frames of a live camera, for which four records may wait; then there is room."""
-    monkeypatch.setattr(grabber, "MOST_OWED", 4)
+    monkeypatch.setattr(owed, "MOST_OWED", 4)
     line = Line(tmp_path, [*range(7), 7])
     put, take, is_full = line.spool.put, line.grabber._take, True
 
@@ -187,14 +187,39 @@ def test_a_full_disk_keeps_no_image_in_the_memory_and_a_bounded_number_of_record
         nonlocal is_full
         is_full = frame.number < 7
         take(frame)
-        assert len(line.grabber._owed) <= 4
-        assert all(owed.pixels is None for owed in line.grabber._owed)
+        assert len(line.grabber._owed._waiting) <= 4
+        assert all(each.pixels is None for each in line.grabber._owed._waiting)
 
     monkeypatch.setattr(line.spool, "put", full)
     monkeypatch.setattr(line.grabber, "_take", taking)
     found = line.run()
     assert fates(found) == [(0, "no_room"), (1, "no_room"), (2, "no_room"), (None, "no_room"), (7, None)]
     assert found[3].problem.endswith("this record stands for 4 frames")
+
+
+def test_a_camera_whose_disk_is_full_is_blind_until_there_is_room(tmp_path, monkeypatch):
+    """A PLC reads it as a fault; no frame need come for its end, and the record keeps its age."""
+    line = Line(tmp_path, [0, None, None])
+    put, grab = line.spool.put, line.cameras[0].grab
+    blind: list[bool] = []
+    since: list[float] = []
+
+    def full(*given: Any) -> None:
+        since.append(given[3])
+        if len(since) < 3:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        put(*given)
+
+    def grabbing() -> Frame | None:
+        blind.append(line.spool.is_blind)
+        return grab()
+
+    monkeypatch.setattr(line.spool, "put", full)
+    monkeypatch.setattr(line.cameras[0], "grab", grabbing)
+    line.grabber.run()
+    assert blind == [False, True, False, False]
+    assert since == [line.spool.arrived(line.spool.next(0.0)[0])] * 3
+    assert fates(line.take()) == [(0, "no_room")]
 
 
 def test_a_camera_that_cannot_be_closed_still_ends_the_station(tmp_path, monkeypatch):

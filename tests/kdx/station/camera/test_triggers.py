@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from kdx.station.camera import held, triggered
+from kdx.station.camera import held, owed, triggered
 from kdx.station.camera.frames import CameraGoneError, Frame, FrameInfo, infos_of
 from kdx.station.camera.spool import Spool
 from kdx.station.camera.triggered import TriggeredGrabber
@@ -219,23 +219,8 @@ def test_triggers_that_find_no_room_are_bounded_and_have_one_record(tmp_path, mo
     assert found[2].problem == "more than 2 triggers waited: this record stands for 3"
 
 
-def test_a_trigger_for_which_the_disk_has_no_room_at_all_is_said(tmp_path, monkeypatch):
-    line = Line(tmp_path, [0])
-
-    def refusing(*_: Any) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(line.spool, "_write", refusing)
-    assert line.run(1) == []
-    assert "a trigger of part part 0 has no record" in line.said[1]
-
-
-def test_a_trigger_that_finds_no_room_is_undecided(tmp_path):
-    assert Line(tmp_path, [0, 1], room=1).run(2) == [("part 0", 0, None), ("part 1", None, "no_room")]
-
-
-def test_a_full_disk_loses_no_trigger(tmp_path, monkeypatch):
-    line = Line(tmp_path, [0, 1])
+def full_disk(line: Line, monkeypatch: Any) -> threading.Event:
+    """Let the disk be full while the event is set."""
     write, is_full = line.spool._write, threading.Event()
 
     def refusing(name: str, data: bytes) -> None:
@@ -244,13 +229,76 @@ def test_a_full_disk_loses_no_trigger(tmp_path, monkeypatch):
         write(name, data)
 
     monkeypatch.setattr(line.spool, "_write", refusing)
+    return is_full
+
+
+def test_a_trigger_for_which_the_disk_has_no_room_at_all_is_said(tmp_path, monkeypatch):
+    line = Line(tmp_path, [0])
+    full_disk(line, monkeypatch).set()
+    assert line.run(1) == []
+    assert line.said[1:] == ["1 trigger has no record: the disk is full"]
+
+
+def test_a_trigger_that_finds_no_room_is_undecided(tmp_path):
+    assert Line(tmp_path, [0, 1], room=1).run(2) == [("part 0", 0, None), ("part 1", None, "no_room")]
+
+
+@pytest.mark.parametrize("is_promised", [True, False])
+def test_a_full_disk_loses_no_trigger(tmp_path, monkeypatch, is_promised):
+    """A PLC stops the line, and sees no fault once there is room, though no trigger comes."""
+    monkeypatch.setattr(triggered, "_PATIENCE_SECONDS", 0.0)
+    line = Line(tmp_path, [0, 1])
+    is_full = full_disk(line, monkeypatch)
+    if not is_promised:
+        is_full.set()
+    for part in ("first", "second"):
+        line.triggers.add(part)
+    line.triggers.close()
+    is_full.set()
+    for _ in range(2):
+        line.grabber._answer(line.triggers.next(0.0))  # type: ignore[arg-type]
+    assert (line.spool.is_blind, line.spool.waiting) == (True, 0)
+    is_full.clear()
+    monkeypatch.setattr(line.grabber, "_look", line.spool.is_over.set)
+    line.grabber.run()
+    assert not line.spool.is_blind
+    assert [(info.part_id, info.reason) for info in line.take()] == [("first", "no_room"), ("second", "no_room")]
+    assert line.said == ["the disk is full: triggers are undecided until there is room"]
+
+
+def test_a_trigger_whose_frame_a_full_disk_did_not_take_has_a_record_by_the_next_call(tmp_path, monkeypatch):
+    line = Line(tmp_path, [0])
+    is_full = full_disk(line, monkeypatch)
     line.triggers.add("first")
     line.triggers.close()
     is_full.set()
     line.run_for(1)
-    (info,) = line.take()
-    assert (info.part_id, info.reason) == ("first", "missed_trigger")
     assert line.said == ["the disk is full: triggers are undecided until there is room"]
+    (name,) = Spool(tmp_path / "camera", "top", 100, keep=False).begin(lambda *_: False)
+    (info,) = infos_of(tmp_path / "camera" / name)
+    assert (info.part_id, info.reason) == ("first", "missed_trigger")
+
+
+def test_triggers_on_a_full_disk_take_a_bounded_memory(tmp_path, monkeypatch):
+    """Two were promised: the last is as it was written then. One stands for three others."""
+    monkeypatch.setattr(owed, "MOST_OWED", 2)
+    line = Line(tmp_path, range(5))
+    is_full = full_disk(line, monkeypatch)
+    for part in ("a", "b"):
+        line.triggers.add(part)
+    line.triggers._writer.submit(is_full.set).result()
+    for part in ("c", "d", "e"):
+        line.triggers.add(part)
+    for _ in range(5):
+        line.grabber._answer(line.triggers.next(0.0))  # type: ignore[arg-type]
+    assert line.spool.waiting == 1
+    is_full.clear()
+    line.grabber._settle()
+    found = line.take()
+    assert [(info.part_id, info.reason) for info in found] == [
+        ("b", "missed_trigger"), ("a", "no_room"), (None, "no_room"),
+    ]  # fmt: skip
+    assert found[2].problem.endswith("stands for 3 frames")
 
 
 def test_a_trigger_whose_process_was_killed_has_a_record(tmp_path):

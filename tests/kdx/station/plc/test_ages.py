@@ -12,6 +12,8 @@ import pytest
 
 from kdx.station.database import FILE
 from kdx.station.ledger import Ledger
+from kdx.station.names import name_pattern
+from kdx.station.parts import Parts
 from kdx.station.plc.ages import Ages
 from kdx.station.plc.link import PlcLink
 from tests.kdx.station.plc.modbus_server import Plc, Taken
@@ -146,6 +148,30 @@ def test_a_part_is_as_old_as_its_file_and_one_that_was_there_before_is_of_unknow
             drop(tmp_path, b="good")
     assert noting.since[0] == float("-inf")
     assert began < noting.since[1] <= time.monotonic()
+
+
+@pytest.mark.parametrize("then", ["3-right", "3-left-again", "its time is over"])
+def test_a_part_is_as_old_as_its_first_view(tmp_path, monkeypatch, then):
+    """It is complete, or ends by a view of the next part, or lacks a view for too long."""
+    drop(tmp_path, a="good")
+    pattern = name_pattern(None, r"(?P<part>\d)-(?P<view>left|right)", ["left", "right"])
+    noting, began, first = Noting(), float("inf"), float("-inf")
+    options = options_for(tmp_path, scan_every=0.0, pattern=pattern, part_timeout=600.0)
+    with contextlib.closing(run(options, post=[noting])) as records:
+        for record in records:
+            if len(noting.since) == 2:
+                break
+            if record.image == "a.png":
+                began = time.monotonic()
+                drop(tmp_path, **{"3-left": "good"})
+                continue
+            first = time.monotonic()
+            if then.startswith("3"):
+                drop(tmp_path, **{then: "good"})
+            else:
+                monkeypatch.setattr(Parts, "due", lambda parts: [(part, 1000.0) for part in parts._since])
+    assert noting.since[0] == float("-inf")
+    assert began < noting.since[1] < first
 
 
 def test_an_age_is_refused_with_once(tmp_path, cli):
