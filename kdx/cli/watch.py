@@ -38,15 +38,11 @@ def watch(
     plc: str | None = typer.Option(None, help="Write verdicts to a PLC: modbus://HOST/REGISTER or opc.tcp://HOST."),
     part_id: str | None = typer.Option(None, help="Regular expression: `(?P<part>...)` or `(?P<product>...)` or both."),
     product: str | None = typer.Option(None, help="Regular expression, `(?P<product>...)`, searched in the part."),
-    part_of: str | None = typer.Option(
-        None, help="Joins views of a part: regex, `(?P<part>...)` and `(?P<view>...)`."
-    ),
+    part_of: str | None = typer.Option(None, help="Joins views of a part: regex, `(?P<part>...)` and `(?P<view>...)`."),
     views: str | None = typer.Option(None, help="With --part-of: the views that make a part, such as left,right."),
     part_timeout: float | None = typer.Option(None, min=0, help="Seconds in which a part's views arrive. Default: 10."),
     keep: str | None = typer.Option(None, help="What is kept: good=7d,defective=1y,total=200GB. Default: everything."),
-    settle: float | None = typer.Option(
-        None, min=0, help="Seconds without change: a file is complete. Default: 2."
-    ),
+    settle: float | None = typer.Option(None, min=0, help="Seconds without change: a file is complete. Default: 2."),
     scan_every: float | None = typer.Option(None, min=0.1, help="Seconds between listings of FOLDER. Default: 10."),
     backlog: int = typer.Option(100, min=1, help="How many files may wait before that is said."),
     backend: str = typer.Option("auto", help="Backend to run on."),
