@@ -65,5 +65,5 @@ def test_what_is_wrong_with_the_test_images_is_named(dataset_copy, tmp_path):
         next((dataset_copy / "ground_truth/scratch").iterdir()), dataset_copy / "ground_truth/scratch/9_mask.png"
     )
     said = {each.kind: str(each) for each in read_material(asked, SILENT)[0].remarks}
-    assert said["copies"].startswith("1 test image is a copy of another and counts twice: ")
+    assert said["copies"].startswith("1 image is a copy of another and counts twice: ")
     assert said["unused_mask"].startswith("1 mask belongs to no image: ")
