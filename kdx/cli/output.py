@@ -20,7 +20,7 @@ from rich.table import Table
 from rich.text import Text
 
 from kdx.imaging.decoded_image import GreyConversionWarning
-from kdx.progress import SILENT, Progress, Task
+from kdx.progress import SILENT, LineProgress, Progress, Task
 from kdx.remarks import Remark
 from kdx.storage.json_output import encode_json, write_json
 from kdx.text import Line, number_of, one_line, spelled, visible, visible_json
@@ -156,8 +156,8 @@ def drop_unwritten_notes() -> None:
 
 
 def progress_for(as_json: bool) -> Progress:
-    """Return bars on standard error, or nothing for ``--json``."""
-    return SILENT if as_json else _Bars()
+    """Return bars on standard error, or lines where that is no terminal; nothing for ``--json``."""
+    return SILENT if as_json else _Bars() if err.is_terminal else LineProgress(say)
 
 
 def say(line: str) -> None:
@@ -240,8 +240,7 @@ class _Bars:
             TimeRemainingColumn(),
             TextColumn("{task.fields[note]}"),
         )
-        # Without a terminal, bars that vanish leave an empty line each.
-        with RichBars(*columns, console=err, transient=True, disable=not err.is_terminal) as bars:
+        with RichBars(*columns, console=err, transient=True) as bars:
             identity = bars.add_task(description, total=total, note="")
             yield _Bar(bars, identity)
 

@@ -172,8 +172,8 @@ class InputSpec(msgspec.Struct, frozen=True, kw_only=True):
                 "the image has the wrong size",
                 expected=self.describe(),
                 received=received,
-                fix="export the bundle for this camera (kdx export --input-size), or use kdx.read_image, which resizes "
-                "files if training did",
+                fix="export the bundle for this camera (kdx export --input-size)"
+                + ("" if self.fixed_size else ", or use kdx.read_image, which resizes files"),
             )
         return self.height, self.width, self.channels
 

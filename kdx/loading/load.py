@@ -114,7 +114,7 @@ def is_run(path: Path) -> bool:
 
 
 def require_outside_bundles(output: Path, option: str) -> None:
-    """Refuse an output folder in a bundle or a run, which other commands replace as a whole.
+    """Refuse an output in a bundle or a run, which other commands replace as a whole.
 
     Args:
         output: The folder.

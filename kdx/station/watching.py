@@ -15,6 +15,7 @@ from typing import Literal
 import msgspec
 
 from kdx.errors import DataError, OptionError, OutputError
+from kdx.loading.load import require_outside_bundles
 from kdx.station.bundles import Bundles
 from kdx.station.camera.grabbing import Grabbing
 from kdx.station.database import FILE
@@ -216,6 +217,7 @@ def _no_pulse(status: Status) -> None:
 def _require_apart(options: WatchOptions) -> None:
     """Refuse folders that would judge or move each other's files, and options without effect."""
     folder, out = (Path(os.path.realpath(path)) for path in (options.folder, options.out))
+    require_outside_bundles(options.out, "out")
     if options.camera is None and not folder.is_dir():
         raise DataError(f"there is no folder '{options.folder}'", fix="name the folder in which images arrive")
     if options.camera is None and (folder.is_relative_to(out) or out.is_relative_to(folder)):

@@ -20,8 +20,10 @@ from kdx.imaging.field_of_view import Crop
 from kdx.imaging.image_files import MAX_PIXELS
 from kdx.imaging.images import MOST_INPUT_PIXELS, MOST_SIDE, ChannelOrder, InputSpec
 from kdx.imaging.tiling import TileRequest, Tiling
+from kdx.loading.load import require_outside_bundles
 from kdx.progress import Progress
 from kdx.remarks import Remark, remark
+from kdx.storage.files import refuse_existing
 from kdx.workflows.packages import needs
 
 if TYPE_CHECKING:
@@ -126,6 +128,8 @@ def export_run(
     if channel_order == "bgr" and run.config.input.channels == 1:
         raise OptionError("`channel_order=bgr` would change nothing: the run is mono", fix="leave it out")
     require_apart_from_images("the bundle", bundle, [Path(run.config.data)] if run.config.data else [])
+    require_outside_bundles(bundle.parent, "bundle")
+    refuse_existing(bundle, force=force and (bundle / INDEX).is_file())  # before minutes of work
     pair, checkpoint = load_pair(run, which)
     fused, tiling = _fused(run, pair, tiles, input_size, channel_order, crop, max_batch)
     held_out, missing = _held_out(run, fused.input_spec, tiling, precisions, calibration_data)

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Mapping
 from http import HTTPStatus
 from typing import TYPE_CHECKING
+from urllib.parse import unquote_to_bytes
 
 from kdx.decision.map_files import MapFormat, map_format
 from kdx.decision.regions import regions_of
@@ -57,6 +58,7 @@ def asked_of(request: Request, *, is_trigger: bool = False) -> Asked:
     """
     query = request.query_params
     try:
+        _require_utf8(request.scope["query_string"])
         unknown = [name for name in query if name not in PARAMETERS]
         if unknown:
             raise OptionError("unknown parameter", expected=", ".join(PARAMETERS), received=unknown[0])
@@ -79,8 +81,22 @@ def asked_of(request: Request, *, is_trigger: bool = False) -> Asked:
     return asked
 
 
+def _require_utf8(query: bytes) -> None:
+    """Refuse a query whose bytes Starlette would replace: two parts might get one identifier."""
+    try:
+        unquote_to_bytes(query).decode()
+    except UnicodeDecodeError as error:
+        raise OptionError(
+            "the query is not UTF-8", received=repr(query)[2:250], fix="write its values in UTF-8 before `%` escapes"
+        ) from error
+
+
 def _layout(request: Request) -> Layout | Buffer | None:
     """Return the layout of a frame without a file format; None for the content of a file."""
+    coding = request.headers.get("content-encoding", "identity")
+    if coding.lower() != "identity":
+        error = InputError("the body is encoded", expected="no Content-Encoding", received=coding, fix=_SEND)
+        raise RefusedError(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, error)
     kind = request.headers.get("content-type", "image/*").partition(";")[0].strip().lower()
     if kind == RAW:
         return layout_of(*(_value(request, name) for name in _OF_FRAMES))

@@ -20,7 +20,7 @@ import scipy.stats  # noqa: F401
 import uvicorn
 
 from kdx.errors import BundleError, InputError, OptionError
-from kdx.loading.load import is_run, load
+from kdx.loading.load import is_run, load, require_outside_bundles
 from kdx.loading.origin import Origin
 from kdx.monitoring.judged_by import JudgedBy
 from kdx.runtime.detector import Detector
@@ -140,10 +140,13 @@ def server_of(
 
     Raises:
         OptionError: The port is in use, or a certificate cannot be read.
+        OutputError: The folder ``data`` lies in a bundle or a run.
         BundleError: A bundle cannot be served.
         PlcRefusesError: The PLC answers, and refuses what kdx asks.
         KdxError: As for :func:`kdx.load`.
     """
+    if options.data is not None:
+        require_outside_bundles(options.data, "data")
     figures = Figures()
     with ExitStack() as held:
         listening = held.enter_context(_listen(options))

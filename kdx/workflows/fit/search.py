@@ -14,6 +14,7 @@ from kd_train.training.run_config import TRAINING_PACKAGES
 from kdx.bundle.teacher_comparison import worse_teacher
 from kdx.errors import BackendError
 from kdx.folders.apart import require_apart_from_images
+from kdx.loading.load import require_outside_bundles
 from kdx.progress import Progress
 from kdx.runtime.backend_table import BACKENDS
 from kdx.runtime.machine import Machine, cpu_features, describe_machine, package_versions
@@ -68,6 +69,7 @@ def fit(request: FitRequest, progress: Progress, say: Callable[[str], None]) -> 
     if not any(info.is_usable() and not info.needs_gpu for info in BACKENDS.values()):
         raise BackendError("no CPU backend is installed on this machine", fix='pip install "kdx[fit]"')
     require_apart_from_images("runs and bundles", request.out, [request.data])
+    require_outside_bundles(request.out, "out")
     rate_decides = request.training.validation_fraction is None
     material, request = read_material(request, progress)
     folder = FitFolder(request.out, _settings(request, material), rate_decides=rate_decides)

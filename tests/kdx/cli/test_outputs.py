@@ -372,3 +372,30 @@ def test_an_interrupt_while_the_commands_are_imported_is_no_traceback(monkeypatc
         main()
     assert ended.value.code == 130
     assert capsys.readouterr().err == "interrupted before anything began\n"
+
+
+@pytest.mark.parametrize("command", ["watch", "serve", "report", "export", "fit"])
+def test_nothing_is_written_into_a_bundle_or_a_run_which_are_replaced_as_a_whole(
+    cli, bundle_copy, run_copy, tiny_run, dataset, tmp_path, command
+):
+    (tmp_path / "in").mkdir()
+    for folder, kind in ((bundle_copy, "bundle"), (run_copy, "run")):
+        before, inside = content_of(folder), folder / "line/x"
+        arguments = {
+            "watch": (tmp_path / "in", "--bundle", bundle_copy, "--out", inside, "--once"),
+            "serve": (bundle_copy, "--data", inside, "--port", 0),
+            "report": (bundle_copy, dataset, "-o", inside),
+            "export": (tiny_run, "-o", inside),
+            "fit": (dataset, "--budget-ms", 1000, "-o", inside),
+        }[command]
+        stderr = cli(command, *arguments, code=2).stderr
+        assert f"the output would lie in '{folder}', which is a {kind}" in stderr
+        assert content_of(folder) == before
+
+
+def test_an_export_says_at_once_that_its_bundle_is_there(cli, tiny_run, bundle_copy, monkeypatch):
+    def too_late(*_: object) -> None:
+        raise AssertionError("the checkpoint was loaded before")
+
+    monkeypatch.setattr("kd_train.training.trained_pair.load_pair", too_late)
+    assert "exists already" in cli("export", tiny_run, "-o", bundle_copy, code=2).stderr

@@ -17,6 +17,7 @@ import pytest
 from kdx.bundle.open import open_bundle
 from kdx.cli import output
 from kdx.errors import DataError
+from kdx.progress import LineProgress
 from kdx.text import visible, visible_json, without_colours
 
 ESCAPE = "\x1b[31m\x1b]0;title\x07"
@@ -205,3 +206,13 @@ def test_bars_leave_nothing_in_a_file(capsys: pytest.CaptureFixture[str]) -> Non
     with output.progress_for(as_json=False).task("training", 2) as task:
         task.advance(1, "epoch 1/2")
     assert capsys.readouterr() == ("", "")
+
+
+def test_where_there_is_no_terminal_a_line_a_minute_says_how_far_a_task_is() -> None:
+    now, said = [0.0], list[str]()
+    progress = LineProgress(said.append, clock=lambda: now[0])
+    with progress.task("training", 4) as task:
+        for seconds in (30, 61, 100, 130):
+            now[0] = seconds
+            task.advance(1, f"epoch {seconds}")
+    assert said == ["training, 2 of 4: epoch 61", "training, 4 of 4: epoch 130"]

@@ -188,12 +188,19 @@ def test_records_of_the_command_line(place, cli):
     ]  # fmt: skip
 
 
+def with_a_file(folder: Path) -> Path:
+    folder.mkdir()
+    (folder / "mine.txt").touch()
+    return folder
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         (lambda place: ["--out", str(place / "in/out")], "lie in each other"),
         (lambda place: ["--out", str(place)], "lie in each other"),
-        (lambda place: ["--out", str(place / "tile.kdx")], "is not of kdx watch"),
+        (lambda place: ["--out", str(place / "tile.kdx")], "which is a bundle"),
+        (lambda place: ["--out", str(with_a_file(place / "mine"))], "is not of kdx watch"),
         (lambda place: ["--move", "--link"], "either moved or linked"),
         (lambda place: ["--semicolons"], "--semicolons would change nothing"),
         (lambda place: ["--part-timeout", "3"], "--part-timeout would change nothing without --part-of"),

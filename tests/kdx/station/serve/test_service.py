@@ -196,6 +196,8 @@ def test_regions_take_the_options_of_predict(client, detector, images):
         ("/v1/verdicts?part_id=", PNG, 400, "printable"),
         ("/v1/verdicts?part_id=a%0Ab", PNG, 400, "printable"),
         ("/v1/verdicts?part_id=1&part_id=2", PNG, 400, "different values"),
+        ("/v1/verdicts?part_id=M%FCller", PNG, 400, "the query is not UTF-8"),
+        ("/v1/verdicts", PNG | {"Content-Encoding": "gzip"}, 415, "the body is encoded"),
         ("/v1/verdicts?part_id=1", PNG | {"X-Part-Id": "2"}, 400, "different values"),
         ("/v1/verdicts?map=npy&map=png", PNG, 400, "different values"),
         ("/v1/verdicts", PNG | {"X-Part-Id": "M\xfcller"}, 400, "X-Part-Id is not UTF-8"),
