@@ -52,8 +52,8 @@ Start with **kdx demo**, or with your own images:
 - **kdx predict tile.kdx IMAGES... --overlay out/**: verdicts and heat maps
 
 Exit status: 0 done, 1 the answer is no (a check failed, a budget was missed), 2 the request could
-not be carried out, 70 a fault of kdx itself, 130 interrupted (Ctrl-C or SIGTERM; kdx watch and kdx serve end with 0
-then), 141 whoever read the output left.
+not be carried out, 70 a fault of kdx itself, 130 interrupted (Ctrl-C or SIGTERM; kdx watch and kdx
+serve end with 0 then), 141 whoever read the output left.
 """
 
 

@@ -50,6 +50,19 @@ def arguments(place: Path, *more: str) -> list[str]:
     return ["watch", *folders, *ON_CPU, *more]
 
 
+def options_once(place: Path, **more: Any) -> WatchOptions:
+    """Return the options of a call in this process that ends when every file is judged."""
+    return WatchOptions(
+        folder=place / "in",
+        out=place / "out",
+        bundles={None: place / "tile.kdx"},
+        load=LoadOptions(backend="onnxruntime-cpu", threads=1),
+        settle=0.0,
+        once=True,
+        **more,
+    )
+
+
 @contextlib.contextmanager
 def watching(place: Path, *more: str) -> Iterator[subprocess.Popen[str]]:
     """Run kdx watch; its records are read from its standard output."""
@@ -260,16 +273,8 @@ def test_an_end_by_a_second_signal_leaves_no_file_in_hand(place):
         raise KeyboardInterrupt
 
     drop(place, 0)
-    options = WatchOptions(
-        folder=place / "in",
-        out=place / "out",
-        bundles={None: place / "tile.kdx"},
-        load=LoadOptions(backend="onnxruntime-cpu", threads=1),
-        settle=0.0,
-        once=True,
-    )
     with pytest.raises(KeyboardInterrupt):
-        judge_arrivals(options, each=interrupted)
+        judge_arrivals(options_once(place), each=interrupted)
     assert not (place / "out/in_hand.json").exists()
 
 

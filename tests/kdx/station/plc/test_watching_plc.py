@@ -6,13 +6,11 @@ import signal
 
 import pytest
 
-from kdx.station.bundles import LoadOptions
-from kdx.station.options import WatchOptions
 from kdx.station.plc.address import parse_plc
 from kdx.station.status import Status
 from kdx.station.watching import judge_arrivals
 from tests.kdx.station.plc.modbus_server import Plc, Server
-from tests.kdx.station.test_watching import acknowledged, arguments, drop, place, pytestmark, watching
+from tests.kdx.station.test_watching import acknowledged, arguments, drop, options_once, place, pytestmark, watching
 
 pytest.importorskip("pymodbus", reason="the extra plc is not installed")
 __all__ = ["place", "pytestmark"]  # a fixture and a mark
@@ -57,15 +55,7 @@ def test_a_second_signal_is_no_end_in_order(place):
     drop(place, 0)
     plc = Plc()
     with Server(plc) as server:
-        options = WatchOptions(
-            folder=place / "in",
-            out=place / "out",
-            bundles={None: place / "tile.kdx"},
-            load=LoadOptions(backend="onnxruntime-cpu", threads=1),
-            settle=0.0,
-            once=True,
-            plc=parse_plc(server.url),
-        )
+        options = options_once(place, plc=parse_plc(server.url))
         with pytest.raises(KeyboardInterrupt):
             judge_arrivals(options, each=interrupted)
     assert plc.beats[-1][1] == Status.FAULT
