@@ -15,8 +15,7 @@ from kdx.archive.score_request import ScoreRequest
 from kdx.archive.shard_table import read_bad, read_result, shard_file, style_of_table, write_table
 from kdx.archive.summary import of_all_images, summarise
 from kdx.bundle.bundle import Bundle
-from kdx.bundle.index import read_index
-from kdx.bundle.open import bundle_of
+from kdx.bundle.open import open_bundle
 from kdx.calibration.validity import CalibrationValidity
 from kdx.decision.map_files import MapFiles
 from kdx.errors import DataError, GateError, InputError
@@ -24,7 +23,7 @@ from kdx.folders.image_search import walk_parts
 from kdx.imaging.bands import require_whole_maps
 from kdx.progress import Progress
 from kdx.runtime.machine import usable_cores
-from kdx.storage.files import sha256_bytes, write_atomic
+from kdx.storage.files import write_atomic
 from kdx.storage.json_records import encode_record
 from kdx.text import number_of
 from kdx.verification.backend_choice import BackendChooser
@@ -45,15 +44,14 @@ def score_archive(request: ScoreRequest, progress: Progress, say: Callable[[str]
         ImportError: The bundle reads frames in bands, and ``tifffile`` is not installed.
     """
     request.check()
-    opened = read_index(request.bundle)
-    bundle = bundle_of(request.bundle, opened)
+    bundle = open_bundle(request.bundle)
     asked = {"maps": request.maps is not None, "masks": request.masks, "coco": request.coco}
     require_whole_maps(bundle.manifest.camera, asked)
     if bundle.manifest.camera.is_in_bands:
         import tifffile  # noqa: F401  # missed now, and not in every process
     folder = ScoreFolder(request.out)
     with folder.held():
-        index = _begin(folder, request, bundle, sha256_bytes(opened), say)
+        index = _begin(folder, request, bundle, say)
         if request.retry_bad:
             _forget_bad(folder, index, say)
         work, plan, pending = _plan(folder, index, request, bundle)
@@ -76,14 +74,12 @@ def score_archive(request: ScoreRequest, progress: Progress, say: Callable[[str]
     return summary
 
 
-def _begin(
-    folder: ScoreFolder, request: ScoreRequest, bundle: Bundle, sha256: str, say: Callable[[str], None]
-) -> Index:
+def _begin(folder: ScoreFolder, request: ScoreRequest, bundle: Bundle, say: Callable[[str], None]) -> Index:
     """Start the folder, or check that this call asks for what it was started with."""
     asked = Asked(
         archive=str(request.archive.resolve()),
         bundle=str(bundle.path.resolve()),
-        bundle_sha256=sha256,
+        bundle_sha256=bundle.index_sha256,
         backend=request.backend,
         precision=request.precision,
         shard_size=request.shard_size,

@@ -13,9 +13,8 @@ from typing import TYPE_CHECKING, TypeVar
 
 from kdx.archive.score_records import ScoreRow, ScoreWork, ShardResult
 from kdx.archive.shard_table import count, write_shard
-from kdx.bundle.index import read_index
 from kdx.bundle.manifest import INDEX
-from kdx.bundle.open import bundle_of
+from kdx.bundle.open import open_bundle
 from kdx.decision.label_files import LabelledImage
 from kdx.decision.map_files import MapFiles, MapPlace
 from kdx.decision.verdict import locates_defects
@@ -25,7 +24,7 @@ from kdx.imaging.value_range import ValueRange
 from kdx.loading.bundle_detector import detector_of
 from kdx.runtime.backend import ClosesOnExit
 from kdx.runtime.banded import is_read_in_bands
-from kdx.storage.files import sha256_bytes, sha256_if_readable
+from kdx.storage.files import sha256_if_readable
 
 if TYPE_CHECKING:
     import numpy as np
@@ -68,17 +67,15 @@ class ShardScorer(ClosesOnExit):
         self.work = work
         self.worker = f"{socket.gethostname()}:{os.getpid()}"
         self._root = Path(work.archive)
-        path = Path(work.bundle)
-        index = read_index(path)
-        received = sha256_bytes(index)
-        if received != work.bundle_sha256:
+        bundle = open_bundle(work.bundle)
+        if bundle.index_sha256 != work.bundle_sha256:
             raise BundleError(
                 f"'{work.bundle}' on {socket.gethostname()} is not the bundle of the run",
                 expected=f"{INDEX} of sha256 {work.bundle_sha256}",
-                received=f"sha256 {received}",
+                received=f"sha256 {bundle.index_sha256}",
                 fix="give every machine the same bundle, on shared storage",
             )
-        self._detector = detector_of(bundle_of(path, index), work.backend, work.threads, work.precision)
+        self._detector = detector_of(bundle, work.backend, work.threads, work.precision)
         self._files = MapFiles(Path(work.output), work.maps, work.masks)
         self._needs_size = bool(work.maps or work.masks or work.coco)
 

@@ -8,9 +8,10 @@ import numpy as np
 
 from kdx.archive.plan import ShardPlan
 from kdx.archive.results_folder import ScoreFolder
-from kdx.archive.score_records import Index, ShardResult, Summary, ThisRun, decisions_of
+from kdx.archive.score_records import Index, Settings, ShardResult, Summary, ThisRun, decisions_of
 from kdx.archive.shard_table import read_bad, read_result, read_scores, shard_file
 from kdx.bundle.bundle import Bundle
+from kdx.calibration.validity import CalibrationValidity
 from kdx.decision.good_scores import GoodScores
 from kdx.folders.image_search import LeftOut
 from kdx.imaging.grey_conversion import COLOUR, COLOUR_TEXT
@@ -38,20 +39,21 @@ def summarise(folder: ScoreFolder, index: Index, plan: ShardPlan, bundle: Bundle
     left_out = LeftOut()
     held_out = GoodScores.of(threshold) if threshold else None
     added_since = folder.count_added(index, left_out)
+    frames, bad = sum(result.frames for result in results), sum(result.bad for result in results)
     return Summary(
         settings=index.settings,
         threshold=threshold.score if threshold else None,
         threshold_by_hand=threshold.reason if threshold else None,
         held_out_images=held_out.images if held_out else 0,
         shards=plan.shards,
-        frames=sum(result.frames for result in results),
+        frames=frames,
         decisions=decisions_of(results),
-        bad=sum(result.bad for result in results),
+        bad=bad,
         quantiles={f"{share:g}": value for share, value in zip(_QUANTILES, quantiles, strict=False)},
         bad_examples=examples,
         added_since=added_since,
         linked_folders=index.listed[-1].linked_folders,
-        remarks=[*left_out.remarks, *_seen_in_grey(results)],
+        remarks=[*left_out.remarks, *_seen_in_grey(results), *_doubts(bundle, index.settings, frames - bad)],
         this_run=this_run,
         narrow=sum(result.narrow for result in results),
         narrow_levels=union(result.narrow_levels for result in results if result.narrow_levels is not None),
@@ -77,3 +79,14 @@ def _seen_in_grey(results: Sequence[ShardResult]) -> list[Remark]:
     count = sum(result.colour_count for result in results)
     first = tuple(path for result in results for path in result.colour)[:FIRST]
     return [Remark(kind=COLOUR, text=agreeing(count, COLOUR_TEXT), count=count, first=first)] if count else []
+
+
+def _doubts(bundle: Bundle, settings: Settings, scored: int) -> list[Remark]:
+    """Return a remark on images whose verdicts are undecided or uncertain, where FP32's are not."""
+    runtime = find_backend(settings.backend).runtime
+    validity = CalibrationValidity(bundle.manifest, settings.precision, runtime)
+    doubt = validity.why_undecided or validity.why_uncertain
+    if doubt is None or not scored:
+        return []
+    text = f"{agreeing(scored, '[image was|images were]')} scored, but {doubt}"
+    return [Remark(kind="calibration", text=text, count=scored, first=())]

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 
 from kdx.bundle.manifest import INDEX, NEWEST_SCHEMA, SIGNATURE, Manifest
 from kdx.errors import BundleError
-from kdx.storage.files import remove_leftovers, write_atomic
+from kdx.storage.files import remove_leftovers, write_parts
 from kdx.storage.hashed_file import require_file
 from kdx.storage.json_records import RUN_INDEX, decode_record, encode_record, run_to_export
 from kdx.storage.locks import locked
@@ -96,7 +97,8 @@ def update_index(
     # Whoever replaces the bundle meanwhile takes this lock too: an index never meets another graph.
     with locked(path.resolve().parent):
         manifest = change(current_index(path, files, done=done, fix=fix))
-        # Removed first: a signature that does not fit its index is taken for an alteration.
-        (path / SIGNATURE).unlink(missing_ok=True)
-        write_atomic(path / INDEX, encode_record(manifest))
+        # Removed before the new index appears, for a signature that does not fit its index is taken
+        # for an alteration; but not before the disk has taken the index.
+        unsign = partial((path / SIGNATURE).unlink, missing_ok=True)
+        write_parts(path / INDEX, [encode_record(manifest)], before=unsign)
     return manifest

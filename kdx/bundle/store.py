@@ -60,7 +60,7 @@ def with_file(
         BundleError: The folder holds another bundle now, or another call changed it meanwhile.
         OutputError: The folder around the bundle cannot be written.
     """
-    copied: tuple[bytes, set[Path]] | None = None
+    copied: tuple[bytes, set[tuple[Path, int]]] | None = None
 
     def require_unchanged() -> None:
         # What changed after it was copied would be lost: thresholds, an engine, a signature.
@@ -83,9 +83,19 @@ def with_file(
     return Bundle(bundle.path, changed)
 
 
-def _state(root: Path) -> tuple[bytes, set[Path]]:
-    """Return the index of a bundle, and the paths of its files and folders."""
-    return read_index(root), set(root.rglob("*"))
+def _state(root: Path) -> tuple[bytes, set[tuple[Path, int]]]:
+    """Return the index of a bundle, and paths and inodes of its files and folders.
+
+    A file or folder that is replaced, as an engine is by a new build, has another inode.
+    """
+
+    def inode(path: Path) -> int:
+        try:
+            return path.lstat().st_ino
+        except FileNotFoundError:  # another call's temporary file
+            return 0
+
+    return read_index(root), {(path, inode(path)) for path in root.rglob("*")}
 
 
 def _copy_listed(bundle: Bundle, name: str, target: Path) -> None:

@@ -66,8 +66,18 @@ def write_atomic(path: Path, *data: bytes, private: bool = False) -> None:
     write_parts(path, data, private=private)
 
 
-def write_parts(path: Path, parts: Iterable[bytes], *, private: bool = False) -> None:
-    """Write a file as :func:`write_atomic` does, from parts that need not fit into memory."""
+def write_parts(
+    path: Path, parts: Iterable[bytes], *, private: bool = False, before: Callable[[], object] | None = None
+) -> None:
+    """Write a file as :func:`write_atomic` does, from parts that need not fit into memory.
+
+    Args:
+        path: The file.
+        parts: The new content.
+        private: As for :func:`write_atomic`.
+        before: What is called when the disk holds the new content, right before it replaces the
+            old; an error that it raises leaves the old.
+    """
     try:
         handle, temporary = _make_file(path)
     except OSError as error:
@@ -80,9 +90,9 @@ def write_parts(path: Path, parts: Iterable[bytes], *, private: bool = False) ->
             file.flush()
             os.fsync(file.fileno())
             if os.name != "nt":
-                _publish(temporary, path, private=private)
+                _publish(temporary, path, private, before)
         if os.name == "nt":  # Windows does not rename open files
-            _publish(temporary, path, private=private)
+            _publish(temporary, path, private, before)
     except BaseException as error:
         temporary.unlink(missing_ok=True)
         _blame(error, temporary.name, path)
@@ -206,10 +216,12 @@ def sync_folder(folder: Path) -> None:
             os.close(handle)
 
 
-def _publish(temporary: Path, path: Path, *, private: bool) -> None:
+def _publish(temporary: Path, path: Path, private: bool, before: Callable[[], object] | None) -> None:
     # mkstemp creates private files; outputs get the permissions of the user's other files.
     if not private:
         temporary.chmod(0o666 & ~umask())
+    if before is not None:
+        before()
     temporary.replace(path)
 
 

@@ -39,7 +39,7 @@ def replace(bundle: Path) -> None:
 def test_an_index_never_meets_another_graph(bundle_copy, monkeypatch) -> None:
     """An export waits while a calibration of the bundle that it replaces is being written."""
     opened = open_bundle(bundle_copy)
-    real, events = index_module.write_atomic, []
+    real, events = index_module.write_parts, []
 
     def export() -> None:
         replace(bundle_copy)
@@ -47,15 +47,15 @@ def test_an_index_never_meets_another_graph(bundle_copy, monkeypatch) -> None:
 
     exporter = threading.Thread(target=export)
 
-    def slow(path: Path, data: bytes) -> None:
+    def slow(*arguments: object, **options: object) -> None:
         is_calibration = threading.current_thread() is not exporter
         if is_calibration:
             exporter.start()
             exporter.join(0.5)
-        real(path, data)
+        real(*arguments, **options)
         events.extend(["calibrated"] if is_calibration else [])
 
-    monkeypatch.setattr(index_module, "write_atomic", slow)
+    monkeypatch.setattr(index_module, "write_parts", slow)
     opened.with_thresholds(opened.manifest.threshold)
     exporter.join()
     assert events == ["calibrated", "replaced"]
@@ -75,10 +75,16 @@ def calibrate(bundle: Path) -> None:
     opened.with_thresholds(msgspec.structs.replace(opened.manifest.threshold, created="later"))
 
 
+def build_again(bundle: Path) -> None:
+    with new_folder(bundle / "engines/old", force=True) as folder:
+        (folder / "engine.plan").write_bytes(b"new")
+
+
 CHANGES = {
     "calibrated": calibrate,
     "another file": lambda bundle: with_file(open_bundle(bundle), "roi.png", b"of the first call"),
     "an engine": lambda bundle: (bundle / "engines/new").mkdir(parents=True),
+    "an engine that is built again": build_again,
 }
 
 
@@ -86,6 +92,8 @@ CHANGES = {
 def test_of_two_changes_of_a_bundle_the_second_is_refused(bundle_copy, monkeypatch, change) -> None:
     """The second has copied the bundle before the first changes it, and would undo that."""
     real, changed = store_module.write_atomic, []
+    (bundle_copy / "engines/old").mkdir(parents=True)
+    (bundle_copy / "engines/old/engine.plan").write_bytes(b"old")
 
     def write(path: Path, data: bytes) -> None:
         monkeypatch.undo()

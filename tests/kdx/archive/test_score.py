@@ -31,8 +31,9 @@ from kdx.archive.results_folder import ScoreFolder
 from kdx.archive.score_records import Index, Listing, ScoreRow, ScoreWork, Settings
 from kdx.archive.score_request import ScoreRequest
 from kdx.archive.score_run import _forget_bad
+from kdx.archive.scorer import ShardScorer
 from kdx.archive.shard_table import count, write_shard, write_table
-from kdx.bundle.manifest import Manifest
+from kdx.bundle.manifest import INDEX, SIGNATURE, Manifest
 from kdx.decision.regions import NEIGHBOURS
 from kdx.errors import BundleError, DataError, OptionError
 from kdx.folders.image_search import LeftOut, walk
@@ -41,6 +42,7 @@ from kdx.storage.files import sha256_file
 from kdx.storage.json_records import encode_record
 from tests.kdx.archive.faults import add_image, arm, write_hook
 from tests.kdx.archive.in_thread import ThreadChild
+from tests.schema1 import old_bundle
 
 pytest.importorskip("pyarrow", reason="pyarrow is not installed: pip install -e '.[archive]'")
 
@@ -580,24 +582,44 @@ def test_a_full_disk_is_reported_and_the_same_command_resumes(cli, tiny_bundle, 
     assert cli("score", tiny_bundle, archive, "-o", out, *OPTIONS, "--json").json["frames"] == 10
 
 
-def test_a_worker_refuses_another_bundle_and_the_error_arrives_whole(tiny_bundle, archive, tmp_path):
-    shards, frames = write_listing(tmp_path, "000", walk(archive), 4)
-    listed = [Listing(name="000", first_shard=0, shards=shards, frames=frames, linked_folders=0, created="")]
-    work = ScoreWork(
+def work_of(bundle: Path, archive: Path, out: Path, bundle_sha256: str) -> ScoreWork:
+    shards, frames = write_listing(out, "000", walk(archive), 4)
+    return ScoreWork(
         archive=str(archive),
-        output=str(tmp_path),
-        bundle=str(tiny_bundle),
-        bundle_sha256="0" * 64,
+        output=str(out),
+        bundle=str(bundle),
+        bundle_sha256=bundle_sha256,
         backend="onnxruntime-cpu",
         precision="fp32",
         threads=1,
         batch=1,
-        listed=listed,
+        listed=[Listing(name="000", first_shard=0, shards=shards, frames=frames, linked_folders=0, created="")],
     )
+
+
+def test_a_worker_refuses_another_bundle_and_the_error_arrives_whole(tiny_bundle, archive, tmp_path):
+    work = work_of(tiny_bundle, archive, tmp_path, "0" * 64)
     with pytest.raises(BundleError, match="is not the bundle of the run") as caught:
-        list(LocalEngine(work, 1, 2, print).run(ShardPlan(tmp_path, listed), [0]))
+        list(LocalEngine(work, 1, 2, print).run(ShardPlan(tmp_path, work.listed), [0]))
     assert "0" * 64 in caught.value.expected
     assert "shared storage" in caught.value.fix
+
+
+def test_a_worker_refuses_a_bundle_with_a_damaged_signature(bundle_copy, archive, tmp_path):
+    (bundle_copy / SIGNATURE).write_text("damaged", encoding="utf-8")
+    with pytest.raises(BundleError, match=r"bundle\.sig' is not valid"):
+        ShardScorer(work_of(bundle_copy, archive, tmp_path, sha256_file(bundle_copy / INDEX)))
+
+
+@pytest.mark.usefixtures("in_a_thread")
+def test_doubts_about_the_calibration_are_in_every_summary(cli, archive, tmp_path):
+    options = ("--backend", "onnxruntime-cpu", "--precision", "int8", "--workers", "1", "--json")
+    for _ in ("begun", "resumed"):
+        done = cli("score", old_bundle("stpm", tmp_path / "bundle"), archive, "-o", tmp_path / "s", *options).json
+        shutil.rmtree(tmp_path / "bundle")
+        (doubt,) = [each for each in done["remarks"] if each["kind"] == "calibration"]
+        assert doubt["count"] == done["frames"] - done["bad"] > 0
+        assert "images were scored, but the int8 threshold was calibrated by an older kdx" in doubt["text"]
 
 
 @pytest.mark.usefixtures("in_a_thread")

@@ -3,7 +3,9 @@ required."""
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +14,7 @@ import pytest
 
 import kdx
 from kdx.bundle.engine_record import PLAN, RECORD
+from kdx.bundle.index import update_index
 from kdx.bundle.manifest import GOLDEN_MAPS, GOLDEN_SCORES, GRAPH, INDEX, SIGNATURE, TRAINING_IMAGES
 from kdx.bundle.open import open_bundle
 from kdx.bundle.store import write_manifest
@@ -185,11 +188,25 @@ def test_an_altered_index_is_refused(signed, line, change):
     assert open_bundle(signed, require_signature=line[1]).seal
 
 
-@pytest.mark.parametrize("command", ["predict", "verify", "selftest", "inspect", "calibrate"])
-def test_no_command_uses_an_index_that_was_altered_after_it_was_signed(cli, signed, command):
+@pytest.mark.parametrize(
+    ("command", "given"),
+    [
+        ("predict", ["{}/golden"]),
+        ("score", ["{}/golden", "--out", "{}.scores"]),
+        ("verify", []),
+        ("selftest", []),
+        ("inspect", []),
+        ("bench", ["--budget-ms", "9"]),
+        ("calibrate", ["{}/golden"]),
+        ("evaluate", ["{}/golden"]),
+        ("report", ["{}/golden", "-o", "{}.html"]),
+        ("roi", ["--remove"]),
+        ("triton", ["-o", "{}.served"]),
+    ],
+)
+def test_no_command_uses_an_index_that_was_altered_after_it_was_signed(cli, signed, command, given):
     edit_index(signed, method="other")
-    images = {"predict": [str(signed / "golden")], "calibrate": [str(signed / "golden")]}.get(command, [])
-    found = cli(command, signed, *images, code=1 if command == "selftest" else 2)
+    found = cli(command, signed, *[each.format(signed) for each in given], code=1 if command == "selftest" else 2)
     said = " ".join(f"{found.stdout}{found.stderr}".split())
     assert "was altered after it was signed" in said
     assert "if you changed it on purpose" in said
@@ -293,6 +310,18 @@ def test_calibrating_takes_the_signature_away(cli, signed, dataset, line):
     assert not cli("calibrate", signed, dataset, "--false-reject-rate", 0.3, "--json").json["signature_removed"]
     with pytest.raises(BundleError, match="is not signed"):
         open_bundle(signed, require_signature=line[1])
+
+
+def test_a_calibration_that_a_full_disk_stops_leaves_the_signature(signed, line, monkeypatch):
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    manifest = open_bundle(signed).manifest
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        with pytest.raises(OSError, match="No space left"):
+            update_index(signed, manifest.files, lambda before: before, done="calibrated", fix="")
+    assert open_bundle(signed, require_signature=line[1]).manifest == manifest
 
 
 # Engines
