@@ -159,7 +159,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
             and, after the calibration, from good images.
         tiling: How frames larger than the graph's input are cut into tiles, or None.
         calibration_images: The keys of the images that chose the thresholds, good and defective,
-            and of those that the level map was fitted on, see
+            of those that the level map was fitted on, and of good images that show no part, see
             :attr:`kdx.imaging.image_identity.Identity.key`; absent without a calibration, or with
             one of an earlier release.
     """

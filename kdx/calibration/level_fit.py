@@ -11,7 +11,7 @@ import numpy as np
 
 from kdx.bundle.bundle import Bundle
 from kdx.bundle.stored_threshold import LevelFit
-from kdx.calibration.rates import images_to_promise
+from kdx.calibration.rates import describe_faults, images_to_promise
 from kdx.decision.level_map import Level, level_from, level_of, rule_of
 from kdx.errors import DataError, ImageError
 from kdx.folders.bad_images import skip_bad
@@ -76,6 +76,7 @@ def fit_level(
     hottest = np.zeros(bundle.manifest.camera_map_size, np.float32)
     read: list[str] = []
     bad: dict[str, str] = {}
+    without_part: dict[str, list[str]] = {}
     with progress.task("fitting the level map", len(chosen)) as task:
         for number, (digest, path) in enumerate(chosen.items(), 1):
             task.advance()
@@ -84,15 +85,18 @@ def fit_level(
             except ImageError as error:  # calibration reads it again, and reports it
                 skip_bad(path, error, bad, max_bad_images, len(chosen) - number)
                 continue
-            if lasting_faults_of(image, detector.frame_limits):
-                continue  # it shows no part; calibration names it where it scores the other images
+            if faults := lasting_faults_of(image, detector.frame_limits):
+                # Calibration names it where it scores the other images.
+                without_part[str(path)] = [fault.value for fault in faults]
+                continue
             answer = detector.checked(detector.backend.run(np.ascontiguousarray(image[None])))
             if not np.isfinite(answer.scores).all():
                 raise DataError(f"the map or the score of '{path}' is not finite", fix="run kdx verify")
             hottest = np.maximum(hottest, answer.maps[0])
             read.append(digest)
     if len(read) < FEWEST_FITTED:
-        raise _too_few(2 * FEWEST_FITTED, 2 * len(read), "could be read and show a part")
+        seen = f" (of the half that was read, {describe_faults(without_part)})" if without_part else ""
+        raise _too_few(2 * FEWEST_FITTED, 2 * len(read), f"could be read and show a part{seen}")
     level = level_from(hottest, rule, detector.roi.counted if detector.roi else None)
     record = LevelFit(sha256=level.sha256, images=len(read), data_sha256=hash_of_hashes(read))
     stored = _stored(bundle, level, record)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,7 +43,7 @@ def quantile_with_interval(
     *,
     trained_on: int = 0,
     copies: int = 0,
-    without_part: int = 0,
+    faults: Mapping[str, Sequence[str]] | None = None,
 ) -> tuple[float, tuple[float | None, float | None]]:
     """Return the threshold at a false-reject rate and the confidence interval of that quantile.
 
@@ -56,7 +57,8 @@ def quantile_with_interval(
         false_reject_rate: Above 0, below 1.
         trained_on: Images that were skipped because they were trained on, for the message.
         copies: Images that were skipped because they are copies of others, for the message.
-        without_part: Images that were skipped because they show no part, for the message.
+        faults: Frame faults of images that were skipped because they show no part, by path, for the
+            message.
 
     Raises:
         DataError: n is so small that no score can promise that rate.
@@ -65,10 +67,8 @@ def quantile_with_interval(
     n = len(ordered)
     k = rank_of(n, false_reject_rate)
     if k > n or n == 0:
-        skipped = [number_of(copies, "[copy does|copies do] not count")] if copies else []
-        skipped += [number_of(without_part, "[shows|show] no part")] if without_part else []
-        skipped += [f"{trained_on} more were trained on and do not count"] if trained_on else []
-        also = f" ({', '.join(skipped)})" if skipped else ""
+        skipped = describe_skipped(trained_on, copies, faults or {})
+        also = f" ({skipped})" if skipped else ""
         raise DataError(
             f"too few held-out good images for a false-reject rate of {false_reject_rate:g}",
             expected=f"at least {images_to_promise(false_reject_rate)}",
@@ -85,6 +85,27 @@ def quantile_with_interval(
     lower = float(ordered[low - 1]) if low >= 1 else None
     upper = float(ordered[high - 1]) if high <= n else None
     return float(ordered[k - 1]), (lower, upper)
+
+
+def describe_skipped(trained_on: int, copies: int, faults: Mapping[str, Sequence[str]]) -> str:
+    """Say why images were skipped; empty where none was.
+
+    The arguments are those of :func:`quantile_with_interval`.
+    """
+    skipped = [number_of(copies, "[copy does|copies do] not count")] if copies else []
+    skipped += [describe_faults(faults)] if faults else []
+    skipped += [number_of(trained_on, "more [was|were] trained on and [does|do] not count")] if trained_on else []
+    return ", ".join(skipped)
+
+
+def describe_faults(faults: Mapping[str, Sequence[str]]) -> str:
+    """Say how many images show no part, and why the first shows none.
+
+    Args:
+        faults: Names of the frame faults of each image, by path; of one image at least.
+    """
+    path, seen = next(iter(faults.items()))
+    return f"{number_of(len(faults), '[shows|show] no part')}: '{path}' is {' and '.join(seen)}"
 
 
 def review_band(scores: NDArray[np.float64], rate: float, threshold: float) -> ReviewBand:

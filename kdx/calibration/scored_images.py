@@ -26,8 +26,9 @@ class ScoredImages:
         scores: The score of each image that shows a part.
         hottest: The largest map value of each image.
         hashes: The file hash of each image.
-        keys: Keys by which copies are recognised, also of images that were only fitted on.
-        trained_on: Number of images that were skipped because they were trained on.
+        keys: Path of each image by the key by which copies are recognised, also of images that were
+            only fitted on or show no part.
+        trained_on: Images that were skipped because they were trained on.
         copies: Copies of other images, which were not scored.
         near: Images that are nearly the same as one that was trained on.
         identified: Path and identity of each image that was scored.
@@ -39,8 +40,8 @@ class ScoredImages:
     scores: list[float] = field(default_factory=list)
     hottest: list[float] = field(default_factory=list)
     hashes: list[str] = field(default_factory=list)
-    keys: list[str] = field(default_factory=list)
-    trained_on: int = 0
+    keys: dict[str, Path] = field(default_factory=dict)
+    trained_on: list[Path] = field(default_factory=list)
     copies: list[Path] = field(default_factory=list)
     near: list[Path] = field(default_factory=list)
     identified: list[tuple[Path, Identity]] = field(default_factory=list)
@@ -99,14 +100,14 @@ class ImageScorer:
     def _is_new(self, path: Path, identity: Identity, likeness: Likeness, found: ScoredImages, seen: set[str]) -> bool:
         """Whether an image is neither a training image nor a copy; those are counted."""
         if likeness is Likeness.SAME:
-            found.trained_on += 1
+            found.trained_on.append(path)
             return False
         hashes = {identity.file, identity.key}
         if hashes & seen:
             found.copies.append(path)
             return False
         seen |= hashes
-        found.keys.append(identity.key)
+        found.keys[identity.key] = path
         return True
 
     def _add(self, path: Path, identity: Identity, likeness: Likeness, found: ScoredImages) -> None:

@@ -17,21 +17,20 @@ from kdx.calibration.frame_limits import frame_limits_of
 from kdx.calibration.rates import (
     CONFIDENCE,
     best_split,
+    describe_skipped,
     quantile_with_interval,
     require_rates,
     review_band,
     scores_to_keep,
 )
 from kdx.calibration.scored_images import ImageScorer, ScoredImages
-from kdx.calibration.separation import separation_remarks
+from kdx.calibration.scored_remarks import scored_remarks
 from kdx.errors import DataError
-from kdx.folders.copies import unknown
 from kdx.folders.image_sizes import require_size
 from kdx.imaging.frame_faults import FrameLimits
 from kdx.imaging.grey_conversion import grey_conversion_remarks
-from kdx.imaging.image_identity import KnownImages, nearly_repeated
 from kdx.progress import SILENT, Progress
-from kdx.remarks import Remark, remark
+from kdx.remarks import Remark, shorten
 from kdx.runtime.detector import Detector
 from kdx.storage.files import hash_of_hashes
 from kdx.storage.json_records import now
@@ -54,9 +53,9 @@ class Calibration:
         frame_limits: What frames of real parts look like, learned from the others.
         frame_outliers: Single images that widen those limits: check whether they show a part.
         chosen_by: Keys of the images that chose the threshold, good and defective, or that the
-            level map was fitted on.
-        remarks: Copies among the images, images nearly the same as images trained on, and what
-            cannot be known of them.
+            level map was fitted on, and of good images that show no part.
+        remarks: Copies among the images, images that are those trained on or nearly the same, and
+            what cannot be known of them.
     """
 
     threshold: Threshold
@@ -145,11 +144,11 @@ def calibrate(
     )
     limits, outliers = frame_limits_of(bundle, good.frames, detector.frame_limits)
     colours = grey_conversion_remarks([*good_images, *defective_images], detector.input)
-    remarks = (*colours, *_remarks(good, defective, scorer.trained))
+    remarks = (*colours, *scored_remarks(good, defective, scorer.trained))
     return Calibration(
         threshold=threshold,
         scores=values,
-        trained_on=good.trained_on,
+        trained_on=len(good.trained_on),
         bad_images=scorer.bad,
         frame_faults=good.faults,
         frame_limits=limits,
@@ -162,12 +161,12 @@ def calibrate(
 def _chosen_by(good: ScoredImages, defective: ScoredImages | None, by_hand: GivenThreshold | None) -> frozenset[str]:
     """Return the keys of the images that a calibration depends on.
 
-    Those of good images include the ones that only the level map was fitted on. A threshold by hand
-    depends on no others.
+    Those of good images include the ones that only the level map was fitted on, and those that show
+    no part. A threshold by hand depends on no others.
     """
     if by_hand is not None:
         return frozenset(good.keys) - {identity.key for _, identity in good.identified}
-    return frozenset(good.keys) | frozenset(defective.keys if defective else ())
+    return frozenset(good.keys) | {identity.key for _, identity in (defective.identified if defective else ())}
 
 
 class _Chosen(TypedDict, total=False):
@@ -186,7 +185,7 @@ def _at_rate(good: ScoredImages, rate: float, review_rate: float | None) -> _Cho
     """Return what a rate chooses: the score that good images exceed at that rate."""
     values = np.array(good.scores)
     score, interval = quantile_with_interval(
-        values, rate, trained_on=good.trained_on, copies=len(good.copies), without_part=len(good.faults)
+        values, rate, trained_on=len(good.trained_on), copies=len(good.copies), faults=good.faults
     )
     pixel = quantile_with_interval(np.array(good.hottest), rate)[0]
     review = None if review_rate is None else review_band(values, review_rate, score)
@@ -255,53 +254,14 @@ def _require_both(good: ScoredImages, defective: ScoredImages | None) -> None:
         if scored is not None and not scored.scores:
             raise DataError(
                 f"there are no {name} images to choose a threshold on",
-                received=f"{scored.trained_on} that were trained on and {len(scored.faults)} that show no part; "
-                "neither count",
+                received=describe_skipped(len(scored.trained_on), len(scored.copies), scored.faults),
                 fix="name a folder with others",
             )
-    both = set(good.keys) & set(defective.keys if defective else ())
+    both = [str(path) for key, path in (defective.keys if defective else {}).items() if key in good.keys]
     if both:
         raise DataError(
             f"{number_of(len(both), '[image is|images are]')} both good and defective",
+            expected="each image either good or defective",
+            received=shorten(both),
             fix="remove them from one of the two folders",
         )
-
-
-def _remarks(good: ScoredImages, defective: ScoredImages | None, trained: KnownImages) -> list[Remark]:
-    return [
-        *remark(
-            "copies",
-            "good [image is a copy of another and was|images are copies of others and were] not used again",
-            good.copies,
-        ),
-        *remark(
-            "near_trained_on",
-            "good [image is|images are] nearly the same as images trained on, so that their scores may be too low",
-            good.near,
-        ),
-        *_repeated("near_copies", "good", good),
-        *remark(
-            "no_part",
-            "defective [image shows no part and was|images show no part and were] not used",
-            [] if defective is None else list(defective.faults),
-        ),
-        *([] if defective is None else _repeated("near_copies_of_defects", "defective", defective)),
-        *([] if defective is None else separation_remarks(np.array(good.scores), np.array(defective.scores))),
-        *unknown(trained, len(good.scores)),
-    ]
-
-
-def _repeated(kind: str, name: str, scored: ScoredImages) -> list[Remark]:
-    """Return a remark on images that are nearly the same as another one.
-
-    They are used nevertheless: photographs of parts that always lie at one place may be as alike.
-    """
-    near = nearly_repeated(scored.identified)
-    images = len(scored.scores)
-    return remark(
-        kind,
-        f"of the {images} {name} images that were used [is|are] nearly the same as another of them. If they are copies "
-        f"of one picture or show one part, the number of images is overstated, and so is what the threshold promises: "
-        f"calibrate without them, on {number_of(images - len(near), '[image|images]')}",
-        near,
-    )

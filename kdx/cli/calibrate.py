@@ -8,6 +8,7 @@ import typer
 
 from kdx.cli.output import print_json, progress_for, report_bad, report_remarks, show_result
 from kdx.cli.shared_options import GOOD_FOLDER_OPTION, JSON_OPTION, MAX_BAD_OPTION, SUBFOLDERS_OPTION, THREADS_OPTION
+from kdx.remarks import Remark
 
 
 def calibrate(
@@ -49,7 +50,8 @@ def calibrate(
 
     Images that were trained on are recognised by their content and skipped. The threshold is stored
     in the bundle with its 95 % confidence interval; the graph is not touched, so it can be done
-    again at any time. A signature is removed: it was for another threshold.
+    again at any time. A signature is removed: it was for another threshold. A calibration is whole:
+    without --per-position, one that was made with it is taken away.
 
     BF16 and INT8 get a threshold for each runtime installed here (ONNX Runtime, OpenVINO), measured
     by it, if they then decide the golden images as FP32 does (students that were trained as INT8
@@ -72,8 +74,6 @@ def calibrate(
     What frames of real parts look like is learned from the same images: brightness, contrast and
     structure of each channel, with a margin of two. Frames beyond that, such as those of a covered
     lens, are never good: defective above the threshold, else undecided.
-
-    A calibration is whole: without --per-position, one that was made with it is taken away.
     """
     from kdx.calibration.by_hand import given_threshold
     from kdx.errors import OptionError
@@ -86,25 +86,25 @@ def calibrate(
         raise OptionError("--with-defects chooses the false-reject rate itself", fix="leave out --false-reject-rate")
     if by_hand is not None and (false_reject_rate is not None or review_rate is not None):
         raise OptionError("--threshold is not chosen by a rate", fix="leave out --false-reject-rate and --review-rate")
-    request = CalibrationRequest(
-        0.01 if false_reject_rate is None else false_reject_rate,
-        review_rate=review_rate,
-        per_position=per_position,
-        backend=backend,
-        threads=threads,
-        max_bad_images=max_bad_images,
-        by_hand=by_hand,
-    )
-    found = calibrate_folder(
-        bundle,
-        data,
-        request,
-        category=category,
-        options=FolderOptions(subfolders, tuple(good_folder)),
-        with_defects=with_defects,
-        progress=progress_for(json),
-    )
+    rate = 0.01 if false_reject_rate is None else false_reject_rate
+    request = CalibrationRequest(rate, review_rate, per_position, backend, threads, max_bad_images, by_hand)
+    early: list[Remark] = []
+    try:
+        found = calibrate_folder(
+            bundle,
+            data,
+            request,
+            category=category,
+            options=FolderOptions(subfolders, tuple(good_folder)),
+            with_defects=with_defects,
+            tell=early.extend if json else report_remarks,
+            progress=progress_for(json),
+        )
+    except BaseException:
+        report_remarks(early)  # they may say why
+        raise
     if json:
+        found.remarks[:0] = early
         print_json({"bundle": str(bundle), **found.as_record()})
     else:
         report_bad(found.exact.bad_images)

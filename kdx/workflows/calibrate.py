@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -67,6 +67,7 @@ def calibrate_folder(
     category: str | None = None,
     options: FolderOptions | None = None,
     with_defects: Path | None = None,
+    tell: Callable[[Iterable[Remark]], object] | None = None,
     progress: Progress = SILENT,
 ) -> Calibrations:
     """Calibrate a bundle on the good images of a folder; see :func:`calibrate_each`.
@@ -78,6 +79,7 @@ def calibrate_folder(
         category: The category of a data set that has several.
         options: What the user says about the folders.
         with_defects: Defective images on which the threshold is chosen too.
+        tell: As for :func:`calibrate_each`.
         progress: Shows the images.
 
     Raises:
@@ -87,13 +89,16 @@ def calibrate_folder(
 
     bundle = open_bundle(path)
     require_writable(path)
+    if request.per_position or bundle.manifest.level_sha256 is not None:
+        require_writable(path.resolve().parent)  # a bundle with another level map replaces the whole folder
     require_reader(bundle.manifest.camera)
     folder = open_data(data, category, options, progress=progress)
     images = require_good(folder)
     defective = open_defective(with_defects, category, options, progress=progress) if with_defects else ()
-    found = calibrate_each(bundle, images, request, defective_images=defective, progress=progress)
-    found.remarks[:0] = [*folder.remarks, *(chosen_remarks(with_defects, defective) if with_defects else ())]
-    return found
+    remarks = [*folder.remarks, *(chosen_remarks(with_defects, defective) if with_defects else ())]
+    return calibrate_each(
+        bundle, images, request, defective_images=defective, remarks=remarks, tell=tell, progress=progress
+    )
 
 
 def calibrate_each(
@@ -102,6 +107,8 @@ def calibrate_each(
     request: CalibrationRequest,
     *,
     defective_images: Sequence[Path] = (),
+    remarks: Sequence[Remark] = (),
+    tell: Callable[[Iterable[Remark]], object] | None = None,
     progress: Progress = SILENT,
 ) -> Calibrations:
     """Calibrate every precision in each runtime of this machine, and store the thresholds.
@@ -112,6 +119,9 @@ def calibrate_each(
             out.
         request: How.
         defective_images: Defective images on which the threshold is chosen too; empty for none.
+        remarks: What is known of the images already.
+        tell: Takes these remarks, and those on images that are left out, before any image is
+            scored: they may say why a calibration fails. None puts them into the result.
         progress: Shows the images.
 
     Raises:
@@ -125,6 +135,10 @@ def calibrate_each(
         require_reachable(request.by_hand, bundle.manifest, per_position=request.per_position)
         _require_same_scale(bundle, per_position=request.per_position)
     images, left_out = without_left_out(bundle, images)
+    early = [*remarks, *left_out]
+    if tell is not None:
+        tell(early)
+        early = []
     fitted: FittedLevel | None = None
 
     def calibrated(detector: Detector, precision: str, exact: NDArray[np.float64] | None = None) -> Calibration:
@@ -169,7 +183,7 @@ def calibrate_each(
             found.own.setdefault(precision, {})[info.runtime] = own
     _add_others(bundle, found)
     level = fitted.level if fitted else None
-    found.remarks += [*left_out, *found.exact.remarks, *_not_compared(bundle.manifest, found)]
+    found.remarks += [*early, *found.exact.remarks, *_not_compared(bundle.manifest, found)]
     found.removed = _removed(bundle.manifest.threshold, found.exact.threshold)
     found.signature_removed = (bundle.path / SIGNATURE).is_file()
     exact = found.exact

@@ -54,14 +54,17 @@ def chosen_on(bundle: Bundle, images: Sequence[tuple[Path, Identity]]) -> list[P
         The images; None if the bundle does not know them, because it was calibrated by a kdx that
         kept no hashes, and they are not exactly the images of the calibration.
     """
-    manifest = bundle.manifest
+    manifest, threshold = bundle.manifest, bundle.manifest.threshold
+    is_by_hand = threshold is not None and threshold.by_hand is not UNSET
+    if threshold is None or (is_by_hand and threshold.level is None):  # what it lists shows no part
+        return []
     if manifest.calibration_images is not UNSET:
         known = set(manifest.calibration_images)
         return [path for path, identity in images if identity.key in known]
-    if manifest.threshold is None or manifest.threshold.by_hand is not UNSET:
+    if is_by_hand:
         return []
     others = _held_out(bundle, images)
-    return [path for path, _ in others] if _hash(others) == manifest.threshold.data_sha256 else None
+    return [path for path, _ in others] if _hash(others) == threshold.data_sha256 else None
 
 
 def holds_calibration(bundle: Bundle, good: Sequence[tuple[Path, Identity]]) -> bool:

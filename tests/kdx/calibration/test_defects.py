@@ -3,6 +3,7 @@ shown."""
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -78,6 +79,27 @@ def test_the_threshold_says_that_defects_chose_it(cli, tiny_bundle, dataset, apa
     # Not asked for again, it is the good images' alone.
     cli("calibrate", bundle, dataset, "--false-reject-rate", 0.2, *options)
     assert open_bundle(bundle).manifest.threshold.defects is None
+
+
+@pytest.mark.parametrize("by_hand", [(), ("--threshold", 0.4, "--reason", "as on line 2")])
+def test_defects_that_are_left_out_are_named(cli, bundle_copy, dataset, tiny_run, apart, tmp_path, by_hand):
+    from PIL import Image
+
+    defects = Path(shutil.copytree(apart, tmp_path / "defects"))
+    trained = sorted(json.loads((tiny_run / "run.json").read_text(encoding="utf-8"))["train_images"])
+    shutil.copy(dataset / "train/good" / trained[0], defects / "learned.png")
+    Image.open(dataset / "train/good" / trained[1]).save(defects / "near.jpg", quality=90)
+    shutil.copy(defects / "0.png", defects / "twice.png")
+    Image.new("L", (64, 64)).save(defects / "lamp-off.png")
+    options = ("--with-defects", defects, *by_hand, "--backend", "onnxruntime-cpu", "--json")
+    record = cli("calibrate", bundle_copy, dataset, *options).json
+    counted = record["threshold"]["by_hand" if by_hand else "defects"]
+    assert (counted["defects"] if by_hand else counted)["images"] == 5
+    named = {each["kind"]: [Path(name).name for name in each["first"]] for each in record["remarks"]}
+    assert named["trained_on_defects"] == ["learned.png"]
+    assert named["near_trained_on_defects"] == ["near.jpg"]
+    assert named["copies_of_defects"] == ["twice.png"]
+    assert named["no_part"] == ["lamp-off.png"]
 
 
 def test_what_cannot_be_chosen_on(cli, tiny_bundle, dataset, apart, tmp_path):

@@ -37,6 +37,13 @@ def test_too_few_images_say_how_many_were_copies() -> None:
     )
 
 
+def test_too_few_images_say_why_others_show_no_part() -> None:
+    faults = {"a.png": ["black", "uniform"], "b.png": ["white"]}
+    with pytest.raises(DataError) as error:
+        quantile_with_interval(np.ones(1), 0.01, faults=faults)
+    assert error.value.received == "1 held-out good image (2 show no part: 'a.png' is black and uniform)"
+
+
 def test_the_smallest_rate_is_no_bug() -> None:
     with pytest.raises(DataError, match=r"expected: at least 1000000000000000000"):
         quantile_with_interval(np.ones(100), 5e-324)

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import os
+import re
 import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from kdx.bundle.keys import make_keys, private_key
 from kdx.bundle.manifest import SIGNATURE
 from kdx.bundle.open import open_bundle
 from kdx.bundle.signing import sign_bundle
-from kdx.errors import BundleError, ImageError
+from kdx.calibration.by_hand import GivenThreshold
+from kdx.errors import BundleError, DataError, ImageError, OutputError
 from kdx.workflows.calibrate import CalibrationRequest, calibrate_folder
 from kdx.workflows.calibration_text import describe_calibrations
+from tests.kdx.workflows.test_calibration_images import leave_out
 from tests.platforms import needs_links
 
 
@@ -58,6 +64,26 @@ def test_what_becomes_of_frames_beyond_the_limits_is_said(bundle_copy, cells, cl
     assert "others are never good: defective above the threshold, else undecided" in said
 
 
+@pytest.mark.parametrize(
+    "request_",
+    [
+        CalibrationRequest(0.01),
+        CalibrationRequest(0.5, per_position=True),
+        CalibrationRequest(by_hand=GivenThreshold(0.4, None, "as on line 2")),
+    ],
+)
+def test_images_without_a_part_are_named_where_too_few_are_left(bundle_copy, tmp_path, request_):
+    folder = tmp_path / "parts"
+    folder.mkdir()
+    for number in range(10):
+        image = Image.new("L", (64, 64))
+        image.putpixel((number, 0), 1)  # ten different images
+        image.save(folder / f"lamp-off{number}.png")
+    with pytest.raises(DataError) as caught:
+        calibrate_folder(bundle_copy, folder, replace(request_, backend="onnxruntime-cpu"))
+    assert re.search(r"(10|5) show no part: '.*lamp-off\d\.png' is black", caught.value.received)
+
+
 @needs_links
 @pytest.mark.parametrize("per_position", [False, True])
 def test_a_file_that_cannot_be_read_counts_as_a_bad_image(bundle_copy, cells, tmp_path, per_position):
@@ -82,3 +108,30 @@ def test_what_a_calibration_does_not_keep_is_named(bundle_copy, cells):
     assert found.removed == ["level_map"]
     assert "the level map was removed" in [line.label for line in describe_calibrations(found)]
     assert calibrate_folder(bundle_copy, cells, CalibrationRequest(0.2)).removed == []
+
+
+@pytest.mark.parametrize("per_position", [True, False])
+def test_a_folder_around_the_bundle_that_cannot_be_written_is_said_first(bundle_copy, cells, monkeypatch, per_position):
+    request = CalibrationRequest(0.2, backend="onnxruntime-cpu", per_position=True)
+    if not per_position:  # then the level map of an earlier calibration is taken away
+        calibrate_folder(bundle_copy, cells, request)
+    access, around = os.access, bundle_copy.parent
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != around and access(path, mode))
+    monkeypatch.setattr("kdx.workflows.calibrate.calibrate_each", lambda *_, **__: pytest.fail("images were scored"))
+    with pytest.raises(OutputError, match=f"'{re.escape(str(around))}' cannot be written"):
+        calibrate_folder(bundle_copy, cells, replace(request, per_position=per_position))
+
+
+@pytest.mark.parametrize("form", [(), ("--json",)])
+def test_what_is_left_out_is_said_where_a_calibration_fails_too(bundle_copy, cells, cli, tmp_path, form):
+    parts = Path(shutil.copytree(cells, tmp_path / "parts"))
+    leave_out(bundle_copy, parts / "00.png")  # as odd, by the training
+    shutil.copy(parts / "01.png", parts / "01_mask.png")
+    options = (bundle_copy, parts, "--backend", "onnxruntime-cpu", *form)
+    said = ("1 good image was left out of the calibration", "01_mask.png")
+    failed = cli("calibrate", *options, "--false-reject-rate", 0.001, code=2)
+    assert [failed.stderr.count(text) for text in said] == [1, 1]
+    found = cli("calibrate", *options, "--false-reject-rate", 0.2)
+    assert [found.stderr.count(text) for text in said] == ([0, 0] if form else [1, 1])
+    if form:
+        assert {"left_out_of_training", "mask"} <= {each["kind"] for each in found.json["remarks"]}

@@ -13,8 +13,10 @@ from PIL import Image
 from kdx.bundle.manifest import TRAINING_IMAGES
 from kdx.bundle.open import open_bundle
 from kdx.bundle.store import write_manifest
+from kdx.folders.copies import identified
 from kdx.folders.data_folder import open_folder
 from kdx.imaging.image_identity import identify
+from kdx.workflows.calibration_images import chosen_on
 from kdx.workflows.report.report_images import choose_images
 
 RATE = ("--false-reject-rate", 0.2)
@@ -37,6 +39,7 @@ def leave_out(bundle: Path, image: Path) -> None:
         ("without a part", ("--threshold", 0.4, "--reason", "as on line 2")),
         ("left out", RATE),
         ("defective", ("--with-defects", "DEFECTS")),
+        ("defective without a part", ("--with-defects", "DEFECTS")),
     ],
 )
 def test_a_folder_holds_the_calibration(cli, bundle_copy, cells, dataset, tmp_path, kind, options):
@@ -45,7 +48,11 @@ def test_a_folder_holds_the_calibration(cli, bundle_copy, cells, dataset, tmp_pa
         Image.new("L", (64, 64)).save(parts / "lamp-off.png")
     if kind == "left out":
         leave_out(bundle_copy, parts / "05.png")
-    given = (dataset / "test/scratch" if each == "DEFECTS" else each for each in options)
+    defects = Path(shutil.copytree(dataset / "test/scratch", tmp_path / "scratch"))
+    if kind == "defective without a part":
+        Image.new("L", (64, 64)).save(defects / "lamp-off.png")
+        Image.new("L", (64, 64), 255).save(parts / "overexposed.png")
+    given = (defects if each == "DEFECTS" else each for each in options)
     cli("calibrate", bundle_copy, parts, *given, "--backend", "onnxruntime-cpu")
     bundle = open_bundle(bundle_copy)
     assert choose_images(bundle, open_folder(parts), 100).holds_calibration
@@ -56,3 +63,11 @@ def test_a_folder_holds_the_calibration(cli, bundle_copy, cells, dataset, tmp_pa
         moved = (parts / name).rename(tmp_path / name)
         assert not choose_images(bundle, open_folder(parts), 100).holds_calibration
         moved.rename(parts / name)
+
+
+def test_no_image_chose_a_threshold_that_a_person_set(cli, bundle_copy, cells, tmp_path):
+    parts = Path(shutil.copytree(cells, tmp_path / "parts"))
+    Image.new("L", (64, 64)).save(parts / "lamp-off.png")
+    by_hand = ("--threshold", 0.4, "--reason", "as on line 2")
+    cli("calibrate", bundle_copy, parts, *by_hand, "--backend", "onnxruntime-cpu")
+    assert chosen_on(open_bundle(bundle_copy), identified(parts.iterdir())) == []
