@@ -1,8 +1,9 @@
 """The check at the start of a shift: is the bundle unaltered, are verdicts right, and in time?
 
 It takes about a second. It checks every hash; it runs the golden images through the backend that
-the line will use, one at a time as on the line, and compares them with the reference stored at
-export; and it compares the latency of the whole call with the cycle time.
+the line will use, one at a time and, of a bundle for large frames, in the batches of a frame's
+tiles, and compares them with the reference stored at export; and it compares the latency of the
+whole call with the cycle time.
 
 Frames that are read in bands may not fit into the memory. Of them, one batch of tiles is timed.
 """
@@ -176,11 +177,13 @@ def _check_golden(
         raise _FailedError(undecided)
     detector = detector_on(bundle, info.open(bundle.graph_of(used), threads, used), used)
     try:
-        (compared,) = check.compare(detector.backend, used)
+        found = check.compare(detector.backend, used, graph_batches(detector.backend, (1,), detector.max_batch))
     except BaseException:
         detector.close()
         raise
-    said = f"{compared.images} golden images: {describe_difference(compared)}"
+    compared = next((each for each in found if not each.passed), found[0])
+    batch = f" in batches of {compared.batch}" if compared.batch > 1 else ""
+    said = f"{compared.images} golden images{batch}: {describe_difference(compared)}"
     uncertain = validity.why_uncertain
     if uncertain:
         said = f"{said}; {uncertain}"

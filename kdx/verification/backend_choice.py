@@ -98,14 +98,8 @@ class BackendChooser:
         if precision is not None:
             bundle.graph_of(precision)
         pairs = self._calibrated_pairs()
-        if not pairs and precision is not None:
-            # The user named it, so it is used even where another precision would be faster.
-            usable, graph = require_backends(bundle.path), bundle.graph_of(precision)
-            pairs = [(info, precision) for info in usable if info.offers(precision, graph)][:1]
         if not pairs:
-            raise BackendError(
-                f"no backend on this machine runs {precision} graphs", fix="kdx doctor says what can be run"
-            )
+            pairs = [(self._not_calibrated(), precision or "fp32")]
         if len(pairs) == 1:
             info, only = pairs[0]
             candidates = [BackendCandidate(backend=info.name, precision=only)]
@@ -122,6 +116,22 @@ class BackendChooser:
     def forget(self) -> bool:
         """Forget what :meth:`fastest` remembers, and return whether there was anything."""
         return self.backend == "auto" and ChoiceFile(self.bundle, self._calibrated_pairs(), self.threads).remove()
+
+    def _not_calibrated(self) -> BackendInfo:
+        """Return what runs the precision where no pair can decide wherever FP32 can.
+
+        The user named the precision, so it is used without a threshold too. Or the bundle holds
+        engines, but none for this machine: opening the backend says so, and how to build one.
+        """
+        precision = self.precision or "fp32"
+        usable, graph = require_backends(self.bundle.path), self.bundle.graph_of(precision)
+        found = [info for info in usable if info.offers(precision, graph)]
+        found += [info for info in usable if info.engine and precision in info.precisions]
+        if not found:
+            raise BackendError(
+                f"no backend on this machine runs {precision} graphs", fix="kdx doctor says what can be run"
+            )
+        return found[0]
 
     def _calibrated_pairs(self) -> list[tuple[BackendInfo, str]]:
         """Return the pairs that can decide wherever FP32 can."""

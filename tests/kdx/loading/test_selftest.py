@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 
 import numpy as np
@@ -13,6 +14,7 @@ from kdx.bundle.store import write_manifest
 from kdx.errors import OptionError
 from kdx.loading.selftest import run_selftest
 from kdx.storage.npy import encode_array
+from tests.schema1 import old_bundle
 
 
 @pytest.fixture
@@ -79,6 +81,24 @@ def test_a_failing_runtime_fails_the_golden_images(tiny_bundle, monkeypatch):
     result = run_selftest(tiny_bundle, "onnxruntime-cpu")
     assert [check.passed for check in result.checks] == [True, False]
     assert result.checks[1].said == "the runtime failed"
+
+
+def test_golden_images_go_through_the_graph_in_the_batches_of_a_frames_tiles(tmp_path, monkeypatch):
+    from kdx.runtime.backend import Outputs
+    from kdx.runtime.onnxruntime.cpu import OnnxRuntimeCpu
+
+    run = OnnxRuntimeCpu.run
+
+    def wrong_in_batches(self, images):
+        maps, scores = run(self, images)
+        return Outputs(maps, scores * np.float32(1 if len(images) == 1 else 1.01))
+
+    bundle = old_bundle("tiled", tmp_path)
+    assert run_selftest(bundle, "onnxruntime-cpu").checks[1].passed
+    monkeypatch.setattr(OnnxRuntimeCpu, "run", wrong_in_batches)
+    golden = run_selftest(bundle, "onnxruntime-cpu").checks[1]
+    assert not golden.passed
+    assert re.search(r"golden images in batches of [2-9]: ", golden.said)
 
 
 @pytest.mark.parametrize("budget", ["nan", "inf", "0", "-1"])

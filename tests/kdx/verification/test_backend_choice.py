@@ -11,6 +11,7 @@ import pytest
 
 import kdx
 from kdx.bundle.bundle import Bundle
+from kdx.bundle.engine_record import find_engine
 from kdx.bundle.open import open_bundle
 from kdx.bundle.store import write_manifest
 from kdx.bundle.variants import Variant
@@ -23,6 +24,7 @@ from kdx.verification import remembered_choice
 from kdx.verification.backend_choice import BackendChooser
 from kdx.verification.certificate import verify
 from tests.conftest import stated_latency
+from tests.engines import MACHINE, add_engine, make_record
 
 REAL = BACKENDS["onnxruntime-cpu"]
 
@@ -194,6 +196,22 @@ def test_a_precision_that_no_backend_here_runs(trained_int8, machine) -> None:
     machine(FakeBackend.make("a"), FakeBackend.make("b"))
     with pytest.raises(BackendError, match="no backend on this machine runs int8 graphs"):
         BackendChooser(trained_int8, threads=1, precision="int8").fastest()
+
+
+@pytest.mark.parametrize("precision", [None, "fp32"])
+def test_engines_of_another_machine_alone_are_named_where_one_is_opened(bundle_copy, machine, precision) -> None:
+    opened = open_bundle(bundle_copy)
+    add_engine(bundle_copy, "theirs", make_record(precision="fp32", onnx_sha256=opened.graph.sha256))
+    ours = msgspec.structs.replace(MACHINE, compute_capability="9.0", gpu="NVIDIA H200")
+    here = FakeBackend.make("here")
+    object.__setattr__(here, "engine", MACHINE.flavour)
+    object.__setattr__(here, "_fingerprint", lambda: ours)
+    object.__setattr__(here, "open", lambda graph, *_: find_engine(graph, ours))
+    machine(here)
+    with pytest.raises(BackendError, match=r"holds no engine of model\.onnx for this machine") as caught:
+        kdx.load(opened.path, precision=precision)
+    assert "engines/theirs: built for compute capability 8.6, here is 9.0" in caught.value.received
+    assert "kdx build-engine" in caught.value.fix
 
 
 @pytest.fixture
