@@ -27,12 +27,13 @@ from kd_export.serving.served_engine import find_served_engine
 from kdx import __version__
 from kdx.bundle.bundle import Bundle
 from kdx.bundle.engine_record import PLAN, Engine
-from kdx.bundle.manifest import GRAPH, INDEX
+from kdx.bundle.manifest import GRAPH
 from kdx.calibration.validity import CalibrationValidity
 from kdx.errors import OptionError
+from kdx.loading.load import require_outside_bundles
 from kdx.loading.served_answers import parameters_of
 from kdx.runtime.backend_table import find_backend
-from kdx.storage.files import new_folder, refuse_existing, sha256_file
+from kdx.storage.files import new_folder, refuse_existing
 
 TRITON_BACKENDS = {
     "onnxruntime": ("fp32", "fp16", "int8"),
@@ -121,7 +122,7 @@ def write_repository(bundle: Bundle, request: ServingRequest, repository: Path, 
             interest or a level map.
         BundleError: The bundle holds no graph of the precision.
         BackendError: There is no engine, or it was altered.
-        OutputError: The model exists.
+        OutputError: The model exists, or the repository lies in a bundle or a run.
         GateError: The server would not decide what was trained. Nothing is written.
     """
     if request.backend not in TRITON_BACKENDS:
@@ -152,6 +153,7 @@ def write_repository(bundle: Bundle, request: ServingRequest, repository: Path, 
     bundle.graph_of(precision)
     images = bundle.golden().images
     model = _model(bundle, request, precision, engine, len(images))
+    require_outside_bundles(repository, "repository")
     target = repository / model.name
     refuse_existing(target, force=force and (target / CONFIG).is_file())
     with new_folder(target, force=force) as folder:
@@ -273,7 +275,7 @@ def _client_parameters(bundle: Bundle, precision: str, runtime: str) -> dict[str
         "kdx.precision": precision,
         "kdx.method": bundle.manifest.method,
         "kdx.version": __version__,
-        "kdx.bundle_json_sha256": sha256_file(bundle.path / INDEX),
+        "kdx.bundle_json_sha256": bundle.index_sha256,
     }
 
 

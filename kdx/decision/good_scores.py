@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from kdx.bundle.stored_threshold import Threshold
@@ -27,10 +28,14 @@ class GoodScores:
     @classmethod
     def of(cls, threshold: Threshold) -> GoodScores | None:
         """Return the scores of a calibration; None if an older kdx kept none."""
-        if not 0 < len(threshold.scores) <= threshold.images:
+        return cls.of_kept(threshold.scores, threshold.images)
+
+    @classmethod
+    def of_kept(cls, scores: Sequence[float], images: int) -> GoodScores | None:
+        """Return scores that were kept of so many images; None if they cannot be of so many."""
+        if not 0 < len(scores) <= images:
             return None
-        ranks = kept_ranks(threshold.images, len(threshold.scores))
-        return cls(tuple(threshold.scores), threshold.images, tuple(ranks))
+        return cls(tuple(scores), images, tuple(kept_ranks(images, len(scores))))
 
     def p_value(self, score: float) -> float | None:
         """Return the conformal p-value of a score; None for a score that is not finite.

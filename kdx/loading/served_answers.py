@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
+from itertools import pairwise
 from typing import Any
 
 import msgspec
@@ -19,6 +20,7 @@ from kdx.bundle.manifest import Manifest
 from kdx.bundle.stored_threshold import Threshold
 from kdx.calibration.validity import CalibrationWarning
 from kdx.decision.answers import AnswerLimits, answer_limits
+from kdx.decision.good_scores import GoodScores
 from kdx.decision.rule import DecisionRule
 from kdx.decision.verdict import Verdict
 from kdx.errors import InputError
@@ -27,6 +29,8 @@ from kdx.imaging.images import InputSpec
 
 _VERSION = 1
 _PREFIX = "kdx."
+# Characters of a parameter in a message: a thousand scores are no message.
+_SHOWN = 300
 _WRITE_AGAIN = "write the model again, with the same kdx as the client's: kdx triton BUNDLE -o REPOSITORY --force"
 
 
@@ -43,6 +47,9 @@ class _Rules(msgspec.Struct, frozen=True, kw_only=True, rename=lambda name: _PRE
         review_threshold: The score at which the review band begins, or None.
         pixel_threshold: The calibrated map value, or None.
         doubt: What is not known of the thresholds, in words, or None.
+        scores: The scores of the good images of the calibration that the bundle keeps, for
+            p-values, or None.
+        images: The number of those images, or None.
     """
 
     rules: int = _VERSION
@@ -54,6 +61,13 @@ class _Rules(msgspec.Struct, frozen=True, kw_only=True, rename=lambda name: _PRE
     review_threshold: float | None = None
     pixel_threshold: float | None = None
     doubt: str | None = None
+    scores: list[float] | None = None
+    images: int | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse scores that p-values cannot stand on."""
+        if any(not low <= high for low, high in pairwise(self.scores or ())):
+            raise ValueError(f"the numbers of {_PREFIX}scores do not rise")
 
     @property
     def rule(self) -> DecisionRule:
@@ -62,6 +76,7 @@ class _Rules(msgspec.Struct, frozen=True, kw_only=True, rename=lambda name: _PRE
             threshold=self.threshold,
             review_threshold=self.review_threshold,
             pixel_threshold=self.pixel_threshold,
+            good_scores=GoodScores.of_kept(self.scores or (), self.images or 0),
             frame_limits=self.frame_limits,
             answer_limits=self.answer_limits,
         )
@@ -92,7 +107,12 @@ def parameters_of(manifest: Manifest, threshold: Threshold | None, doubt: str | 
     if threshold is not None:
         review = threshold.review.score if threshold.review else None
         rules = msgspec.structs.replace(
-            rules, threshold=threshold.score, review_threshold=review, pixel_threshold=threshold.pixel
+            rules,
+            threshold=threshold.score,
+            review_threshold=review,
+            pixel_threshold=threshold.pixel,
+            scores=threshold.scores or None,
+            images=threshold.images if threshold.scores else None,
         )
     values = msgspec.to_builtins(rules)
     return {name: msgspec.json.encode(value).decode() for name, value in values.items() if value is not None}
@@ -141,7 +161,7 @@ def _rules_of(parameters: Mapping[str, Any]) -> _Rules:
     raise InputError(
         f"the model's parameters do not hold the decision rule: {problem}",
         expected=f"{', '.join(_REQUIRED)}, the first of them {_VERSION}, and the thresholds as finite numbers",
-        received=", ".join(f"{name} = {text}" for name, text in texts.items()) or "none of them",
+        received=", ".join(f"{name} = {_shortened(text)}" for name, text in texts.items()) or "none of them",
         fix=_WRITE_AGAIN,
     )
 
@@ -150,6 +170,10 @@ def _text_of(value: Any) -> str:
     """Return the text of a parameter, which may be a string, JSON or a message of Triton."""
     text = value.get("string_value") if isinstance(value, Mapping) else getattr(value, "string_value", value)
     return str(text)
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"
 
 
 def _output(name: str, values: Any, shape: tuple[int, ...]) -> NDArray[np.float32]:

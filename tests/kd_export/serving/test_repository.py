@@ -97,6 +97,13 @@ def test_clients_find_threshold_and_origin(served, tiny_bundle):
     assert (parameters["kdx.precision"], parameters["kdx.method"]) == ("fp32", "stpm")
 
 
+def test_a_calibration_since_the_bundle_was_opened_is_not_named(bundle_copy, tmp_path):
+    opened = open_bundle(bundle_copy)
+    open_bundle(bundle_copy).with_thresholds(msgspec.structs.replace(opened.manifest.threshold, created="later"))
+    told = write_repository(opened, ServingRequest(), tmp_path / "repository").model.parameters
+    assert told["kdx.bundle_json_sha256"] == opened.index_sha256 != sha256_file(bundle_copy / INDEX)
+
+
 def test_the_warm_up_runs_and_decides_as_the_reference(served, tiny_bundle):
     # As the server does it: the file's bytes, in the shape of the configuration, as often as the
     # batch says.

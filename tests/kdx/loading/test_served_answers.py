@@ -13,6 +13,7 @@ import pytest
 import kdx
 from kdx.bundle.open import open_bundle
 from kdx.bundle.stored_threshold import ReviewBand
+from kdx.decision.good_scores import GoodScores
 from kdx.errors import InputError
 from kdx.loading.served_answers import parameters_of, verdict_of_answer
 from tests.kdx.test_lean_import import python
@@ -89,6 +90,24 @@ def test_without_a_threshold_nothing_is_good(manifest, frame):
     told = parameters_of(manifest, None)
     assert set(told) == DECIDING - {"kdx.threshold", "kdx.pixel_threshold"}
     assert verdict_of_answer(*answer(manifest, 0.1), frame, told).decision is kdx.Decision.UNDECIDED
+
+
+def test_the_p_value_is_that_of_the_bundles_own_detector(manifest, frame):
+    kept = sorted(share * manifest.threshold.score for share in (0.1, 0.3, 0.5, 0.9))
+    threshold = msgspec.structs.replace(manifest.threshold, scores=kept, images=40)
+    told = parameters_of(manifest, threshold)
+    for share in (0.05, 0.4, 2.0):
+        anomaly_map, score = answer(manifest, share)
+        verdict = verdict_of_answer(anomaly_map, score, frame, told)
+        assert verdict.p_value == GoodScores.of(threshold).p_value(float(score[0]))
+        assert verdict.held_out_images == 40
+    anomaly_map, score = answer(manifest, 0.4)
+    older = {name: text for name, text in told.items() if name not in {"kdx.scores", "kdx.images"}}
+    assert verdict_of_answer(anomaly_map, score, frame, older).p_value is None
+    fallen = {**told, "kdx.scores": json.dumps(kept[::-1] * 500)}
+    with pytest.raises(InputError, match=r"the numbers of kdx\.scores do not rise") as caught:
+        verdict_of_answer(anomaly_map, score, frame, fallen)
+    assert len(caught.value.received) < 5000
 
 
 @pytest.mark.parametrize(
