@@ -215,7 +215,15 @@ def _regions(
 
 
 def _bundle_names(paths: Sequence[Path]) -> dict[str, Path]:
-    """Name each bundle after its folder; bundles of one name keep the folder around them too."""
+    """Name each bundle after its folder; bundles of one name keep the folder around them too.
+
+    Raises:
+        OptionError: A bundle is named twice: each image would have the same verdict twice.
+    """
+    real = [os.path.realpath(path) for path in paths]
+    twice = [path for path, resolved in zip(paths, real, strict=True) if real.count(resolved) > 1]
+    if twice:
+        raise OptionError("a bundle is named twice", received=f"`also={twice[-1]}`", fix="name each bundle once")
     stems = [path.name.removesuffix(".kdx") for path in paths]
     found: dict[str, Path] = {}
     for path, stem in zip(paths, stems, strict=True):

@@ -242,11 +242,12 @@ def test_predict_reads_an_image_for_each_input(cli, bundles, other_camera, datas
     assert "have different teachers" in message
 
 
-def test_predict_needs_several_bundles_to_share(cli, bundles, dataset) -> None:
+def test_predict_needs_several_bundles_to_share(cli, bundles, dataset, tmp_path) -> None:
     message = cli("predict", bundles["tile"], dataset / "test/good", "--shared-teacher", code=2).stderr
     assert "--also" in message
     images = sorted((dataset / "test/good").iterdir())[:1]
-    options = ("--also", bundles["tile"], "--backend", "openvino")
+    same_name = shutil.copytree(bundles["tile"], tmp_path / "copy" / bundles["tile"].name)
+    options = ("--also", same_name, "--backend", "openvino")
     lines = cli("predict", bundles["tile"], *images, *options, "--json").lines
     assert len({line["bundle"] for line in lines}) == 2, "bundles of one name"
 

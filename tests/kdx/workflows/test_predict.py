@@ -17,6 +17,7 @@ from kdx.cli.verdict_table import show_verdicts
 from kdx.errors import DataError, OptionError, OutputError
 from kdx.folders.image_search import LeftOut
 from kdx.workflows.predict import expand, judge_files, require_apart
+from tests.platforms import needs_links
 
 
 def overlays_of(bundles: list[Path], images: list[Path], folder: Path, **options) -> dict[str, Path]:
@@ -268,14 +269,24 @@ def test_several_bundles_may_decide_in_other_precisions(capsys):
 
 
 @pytest.mark.parametrize("also", [False, True])
-def test_a_precision_can_be_asked_for(cli, students_bundle, tiny_bundle, dataset, also):
+def test_a_precision_can_be_asked_for(cli, students_bundle, tiny_bundle, dataset, tmp_path, also):
     image = sorted((dataset / "test/good").iterdir())[0]
-    others = ("--also", students_bundle) if also else ()
+    others = ("--also", shutil.copytree(students_bundle, tmp_path / "copy.kdx")) if also else ()
     for precision in ("fp32", "int8"):
         command = ("predict", students_bundle, image, *others, "--precision", precision, "--json")
         assert {record["precision"] for record in cli(*command).lines} == {precision}
     refused = cli("predict", tiny_bundle, image, *others, "--precision", "int8", code=2).stderr
     assert "holds no int8 graph" in refused
+
+
+@needs_links
+def test_a_bundle_that_is_named_twice_is_refused(cli, tiny_bundle, bundle_copy, dataset, tmp_path):
+    (tmp_path / "link.kdx").symlink_to(tiny_bundle)
+    image = dataset / "test/good/012.png"
+    for again in (tiny_bundle, tmp_path / "link.kdx"):
+        said = cli("predict", tiny_bundle, image, "--also", bundle_copy, "--also", again, code=2).stderr
+        assert "a bundle is named twice" in said
+        assert f"received: --also {again}" in said
 
 
 def test_force_without_anything_to_replace_is_refused(cli, tiny_bundle, dataset):
