@@ -27,6 +27,7 @@ from kd_train.training.train import train
 from kdx.errors import OptionError
 from kdx.folders.apart import require_apart_from_images
 from kdx.folders.data_folder import ImageFolder, require_good, require_test
+from kdx.loading.load import require_outside_bundles
 from kdx.progress import SILENT, Progress, Task
 from kdx.storage.json_records import now
 
@@ -97,9 +98,11 @@ def reproduce(
     Raises:
         OptionError: An option is invalid, or a column of the table sets it.
         DataError: The data folder cannot be used.
-        OutputError: The output folder contains results of other settings.
+        OutputError: The output folder contains results of other settings, or lies in a bundle or a
+            run.
         KdxError: Training or evaluation failed. Finished results are kept.
     """
+    require_outside_bundles(options.out, "out")
     require_apart_from_images("runs", options.out, [options.data])
     choice, parts = _prepare(options, progress)
     results = ResultFolder(options.out, {"method": options.method, **options.asked()})

@@ -51,6 +51,7 @@ from kdx.bundle.teacher_comparison import worse_teacher
 from kdx.errors import OptionError, WeightsError
 from kdx.folders.apart import require_apart_from_images
 from kdx.imaging.image_identity import Identity
+from kdx.loading.load import require_outside_bundles
 from kdx.progress import SILENT, Progress
 from kdx.remarks import Remark
 from kdx.storage.json_records import RUN_INDEX
@@ -80,7 +81,8 @@ def train(
         GateError: The networks cannot be quantised, and INT8 is asked for.
         OptionError: An option is invalid.
         WeightsError: The teacher's weights were not found or do not fit.
-        OutputError: The output exists, or another process trains in it.
+        OutputError: The output exists or would lie in a bundle or a run, or another process trains
+            in it.
         CheckpointError: The run cannot be resumed with these images and options.
         TrainingError: The loss is not finite, or more images than allowed cannot be used.
     """
@@ -153,6 +155,7 @@ def _train(
     teacher_only: bool,
 ) -> TrainResult:
     require_free(out, resume=options.resume, force=options.force, precision=options.precision)
+    require_outside_bundles(out.parent, "out")
     require_apart_from_images("the run", out, [Path(each) for each in (data, *options.extra_images) if each])
     device = check_device(options.device)
     began = Run(out).config if options.resume and (out / RUN_INDEX).exists() else None

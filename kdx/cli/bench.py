@@ -12,7 +12,6 @@ from rich.markup import escape
 from kdx.cli.output import also_written, make_table, out, print_json, progress_for
 from kdx.cli.shared_options import FORCE_OPTION, JSON_OPTION, batch_sizes, require_effect
 from kdx.errors import OptionError
-from kdx.storage.files import refuse_existing
 from kdx.text import number_of_threads
 
 
@@ -49,11 +48,11 @@ def bench(
     against a cycle time instead.
     """
     from kdx.bundle.open import open_bundle
+    from kdx.loading.load import require_new_file
     from kdx.runtime.machine import usable_cores
     from kdx.workflows.bench import measure_budget, measure_latency, measure_stages
 
-    if output is not None:
-        refuse_existing(output, force=force)
+    require_new_file(output, "output", force=force)
     require_effect({"--force": force and output is None}, "--output")
     if budget_ms is None:
         require_effect({"--percentile": percentile is not None, "--backend": backend != "auto"}, "--budget-ms")

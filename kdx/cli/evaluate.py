@@ -18,7 +18,6 @@ from kdx.cli.shared_options import (
     THREADS_OPTION,
     require_effect,
 )
-from kdx.storage.files import refuse_existing
 from kdx.text import number_of, percent
 from kdx.workflows.packages import needs
 
@@ -55,10 +54,10 @@ def evaluate(
     with needs("train,cpu", "evaluation"):
         from kdx.workflows.evaluate import EvaluationRequest, evaluate_folder
     from kdx.folders.data_folder import FolderOptions
+    from kdx.loading.load import require_new_file
 
     require_effect({"--force": force and output is None}, "--output")
-    if output is not None:
-        refuse_existing(output, force=force)
+    require_new_file(output, "output", force=force)
     request = EvaluationRequest(
         category,
         FolderOptions(subfolders, tuple(good_folder)),

@@ -29,7 +29,7 @@ def repeat(
     this part in standard deviations. A bias is not defined: a score has no reference value.
     """
     from kdx.folders.apart import require_apart_from_data
-    from kdx.storage.files import refuse_existing
+    from kdx.loading.load import require_new_file
     from kdx.workflows.repeat import describe
     from kdx.workflows.repeat import repeat as study_of
 
@@ -38,7 +38,7 @@ def repeat(
         with needs("fit", "kdx repeat --picture"):
             from kdx.workflows.repeat_plot import require_png, write_plot
         require_png(picture)
-        refuse_existing(picture, force=force)
+        require_new_file(picture, "picture", force=force)
         require_apart_from_data("the picture", picture, [folder], option="picture")
     study = study_of(bundle, folder, backend, threads, max_bad_images=max_bad_images, progress=progress_for(json))
     if json:

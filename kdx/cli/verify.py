@@ -11,7 +11,6 @@ from rich.markup import escape
 from kdx.bundle.teacher_comparison import worse_teacher
 from kdx.cli.output import also_written, make_table, out, print_json, report_remarks
 from kdx.cli.shared_options import FORCE_OPTION, JSON_OPTION, REQUIRE_SIGNATURE_OPTION, THREADS_OPTION, require_effect
-from kdx.storage.files import refuse_existing
 
 
 def verify(
@@ -32,12 +31,12 @@ def verify(
     """
     from kdx.bundle.open import open_bundle
     from kdx.bundle.signature import require_signed_engines
+    from kdx.loading.load import require_new_file
     from kdx.runtime.backend_table import find_backend, require_backends
     from kdx.verification.certificate import verify as verify_bundle
 
     require_effect({"--force": force and output is None}, "--output")
-    if output is not None:
-        refuse_existing(output, force=force)
+    require_new_file(output, "output", force=force)
     opened = open_bundle(bundle, require_signature=require_signature or None)
     backends = require_backends(bundle) if backend == "all" else [find_backend(backend)]
     if any(info.engine for info in backends):

@@ -16,6 +16,7 @@ from kdx.loading.bundle_detector import require_batch_sizes
 from kdx.loading.origin import Origin
 from kdx.runtime.backend import require_threads
 from kdx.runtime.detector import Detector
+from kdx.storage.files import refuse_existing
 from kdx.storage.json_records import RUN_INDEX
 from kdx.storage.path_arguments import require_path
 
@@ -111,6 +112,22 @@ def load(
 def is_run(path: Path) -> bool:
     """Whether a path is a run folder of ``kdx train``."""
     return (path / RUN_INDEX).is_file()
+
+
+def require_new_file(file: Path | None, option: str, *, force: bool) -> None:
+    """Check before long work that a file can be written, and that it then stays.
+
+    Args:
+        file: The file; None for none.
+        option: The parameter that names it.
+        force: Whether a file of this name is replaced.
+
+    Raises:
+        OutputError: The file exists, cannot be written, or lies in a bundle or a run.
+    """
+    if file is not None:
+        refuse_existing(file, force=force)
+        require_outside_bundles(file.parent, option)
 
 
 def require_outside_bundles(output: Path, option: str) -> None:

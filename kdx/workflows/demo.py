@@ -12,6 +12,7 @@ from typing import Any
 from kdx.errors import OutputError
 from kdx.folders.apart import require_apart_from_images
 from kdx.imaging.image_size import show_size
+from kdx.loading.load import require_outside_bundles
 from kdx.progress import Progress
 from kdx.storage.json_output import write_json
 from kdx.text import number, number_of, number_of_threads, percent
@@ -56,8 +57,10 @@ def begin(folder: Path, *, force: bool) -> None:
     """Make the demo's folder, or remove what an earlier demo left in it.
 
     Raises:
-        OutputError: The folder holds something else, or a demo that may not be replaced.
+        OutputError: The folder holds something else, lies in a bundle or a run, or is a demo that
+            may not be replaced.
     """
+    require_outside_bundles(folder, "out")
     require_apart_from_images("the demo", folder)
     if folder.exists() and any(folder.iterdir()):
         if not (folder / _MARKER).exists():

@@ -17,8 +17,9 @@ from kdx.folders.data_folder import require_good
 from kdx.imaging.bands import require_whole_frames
 from kdx.imaging.grey_conversion import grey_conversion_remarks
 from kdx.imaging.images import read_image
+from kdx.loading.load import require_new_file
 from kdx.progress import track
-from kdx.storage.files import refuse_existing, require_writable, write_atomic
+from kdx.storage.files import require_writable, write_atomic
 
 if TYPE_CHECKING:
     import numpy as np
@@ -107,13 +108,13 @@ def write_proposal(
 
     Raises:
         OptionError: The bundle's frames are read in bands.
-        OutputError: The output exists.
+        OutputError: The output exists, or lies in a bundle or a run.
         KdxError: As :func:`propose`; or the bundle's method takes no region of interest.
     """
     from kd_train.datasets import open_data
 
     require_whole_frames(bundle.manifest.camera, "kdx roi --from-images")
-    refuse_existing(output, force=force)
+    require_new_file(output, "output", force=force)
     require_apart_from_data("the picture", output, [data], option="output")
     folder = open_data(data, category, options, progress=progress)
     bad: dict[str, str] = {}

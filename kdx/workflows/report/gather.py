@@ -43,15 +43,13 @@ class ReportRequest:
 def require_writable_page(output: Path, *, force: bool) -> None:
     """Refuse an output that cannot be written, before minutes of work."""
     from kdx.errors import OutputError
-    from kdx.loading.load import require_outside_bundles
-    from kdx.storage.files import refuse_existing
+    from kdx.loading.load import require_new_file
 
     if output.is_dir():
         raise OutputError(
             f"'{output}' is a folder", expected="a file's name", fix=f"e.g. `out={output / 'report.html'}`"
         )
-    require_outside_bundles(output.parent, "out")
-    refuse_existing(output, force=force)
+    require_new_file(output, "out", force=force)
 
 
 def gather_content(
