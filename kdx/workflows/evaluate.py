@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -11,8 +12,9 @@ from kd_train.evaluation.evaluate import Evaluation, evaluate
 from kdx.bundle.open import open_bundle
 from kdx.errors import DataError
 from kdx.folders.copies import in_test
-from kdx.folders.data_folder import FolderOptions, images_to_evaluate
+from kdx.folders.data_folder import FolderOptions, TestImage, images_to_evaluate
 from kdx.imaging.grey_conversion import grey_conversion_remarks
+from kdx.imaging.images import InputSpec
 from kdx.loading.load import is_run, load
 from kdx.progress import SILENT, Progress
 from kdx.remarks import remark
@@ -80,16 +82,36 @@ def evaluate_folder(
             unused_masks=folder.unused_masks,
             progress=progress,
         )
-    remarks = [*folder.remarks, *in_test(images, images_trained_on(detector), progress)]
+    result = with_doubts(result, images, detector, loaded.input, progress)
+    remarks = [*folder.remarks, *result.remarks]
     if is_run(detector):
         remarks += training_remarks(detector, request.checkpoint)
     else:
         bundle = open_bundle(detector)
-        remarks += [*golden_remarks(bundle, images), *bundle.manifest.provenance.remarks()]
-        result = without_chosen_rates(bundle, images, result)
-        remarks += result.remarks
-        remarks += other_precisions(bundle, request.precision)
+        remarks += [*bundle.manifest.provenance.remarks(), *other_precisions(bundle, request.precision)]
     if loaded.input.is_in_bands:
         remarks += remark("no_pixel_figures", _NO_PIXEL_FIGURES, [image.path for image in images])
-    remarks += grey_conversion_remarks([image.path for image in images], loaded.input)
     return replace(result, remarks=tuple(remarks)), folder.category
+
+
+def with_doubts(
+    result: Evaluation, images: Sequence[TestImage], detector: Path, spec: InputSpec, progress: Progress = SILENT
+) -> Evaluation:
+    """Return an evaluation with remarks on the test images that make its figures doubtful.
+
+    Args:
+        result: The figures.
+        images: The test images.
+        detector: The run folder or the bundle that scored them.
+        spec: What it accepts.
+        progress: Shows the images.
+    """
+    remarks = [
+        *result.remarks,
+        *in_test(images, images_trained_on(detector), progress),
+        *grey_conversion_remarks([image.path for image in images], spec),
+    ]
+    if is_run(detector):
+        return replace(result, remarks=tuple(remarks))
+    bundle = open_bundle(detector)
+    return without_chosen_rates(bundle, images, replace(result, remarks=(*remarks, *golden_remarks(bundle, images))))

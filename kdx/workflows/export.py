@@ -69,19 +69,30 @@ def require_sizes(input_size: tuple[int, int] | None, frame: tuple[int, int] | N
             )
 
 
-def lost_with(bundle: Path) -> list[Remark]:
-    """Return a remark on what a bundle holds that an export in its place does not; before that."""
+def lost_with(bundle: Path, kept: Collection[str] | None = None) -> list[Remark]:
+    """Return a remark on what a bundle holds that the one in its place does not; before that.
+
+    Args:
+        bundle: The bundle that is replaced, if there is one.
+        kept: The files of a calibrated bundle in its place that are not counted as gone; only a
+            threshold that a person set is gone with it. None for an export, which has none.
+    """
     if not (bundle / INDEX).is_file():
         return []
     try:
         manifest = decode_index(bundle, read_index(bundle))
     except BundleError:  # damaged, and replaced whatever it held
         return []
-    held = [f"threshold {manifest.threshold.score:.4g}"] if manifest.threshold else []
-    held += [text for name, text in ((ROI, "region of interest"), (LEVEL, "level map")) if name in manifest.files]
+    threshold = manifest.threshold
+    by_hand = threshold is not None and threshold.reason is not None
+    held = []
+    if threshold is not None and (kept is None or by_hand):
+        held.append(f"threshold {threshold.score:.4g}{' set by hand' if by_hand else ''}")
+    maps = ((ROI, "region of interest"), (LEVEL, "level map"))
+    held += [text for name, text in maps if name in manifest.files and name not in (kept or ())]
     held += ["signature"] if (bundle / SIGNATURE).is_file() else []
     held += [f"engine {folder.name}" for folder in folders(bundle / "engines")]
-    undecided = ", and parts are undecided until kdx calibrate" if manifest.threshold else ""
+    undecided = ", and parts are undecided until kdx calibrate" if threshold and kept is None else ""
     return remark("gone_with_replaced", f"[thing|things] of the replaced bundle [is|are] gone{undecided}", held)
 
 

@@ -11,7 +11,9 @@ from kdx.bundle.bundle import Bundle
 from kdx.bundle.open import open_bundle
 from kdx.bundle.store import write_manifest
 from kdx.errors import BackendError, BundleError
+from kdx.remarks import Remark
 from kdx.storage.files import new_folder
+from kdx.workflows.export import lost_with
 from kdx.workflows.fit.advice import reason_of
 from kdx.workflows.fit.cpu_timing import time_as_loaded
 from kdx.workflows.fit.fit_folder import FitFolder, discard
@@ -20,19 +22,23 @@ from kdx.workflows.fit.request import FitRequest
 from kdx.workflows.fit.trial_records import Best, FrontierRow
 
 
-def keep_best(rows: Sequence[FrontierRow], request: FitRequest, folder: FitFolder) -> tuple[Best | None, list[str]]:
+def keep_best(
+    rows: Sequence[FrontierRow], request: FitRequest, folder: FitFolder
+) -> tuple[Best | None, list[str], list[Remark]]:
     """Leave the best line's bundle, or none where none keeps the budget.
 
     Of many measured latencies the lowest were lucky as well as low. The best bundle is therefore
     measured once more, as ``kdx.load`` opens it; where it misses then, the next one is taken.
 
     Returns:
-        The best, and what could not be it, with the reason.
+        The best; what could not be it, with the reason; and a remark on what users added to that of
+        an earlier call, which is gone with it.
     """
+    lost = [] if folder.best.is_symlink() else lost_with(folder.best, ())
     try:
         discard(folder.best)  # one of an earlier budget would be taken for this one's
     except OSError as error:  # another program uses it; the report is written all the same
-        return None, [f"'{folder.best}' of an earlier call cannot be removed: {error.strerror}"]
+        return None, [f"'{folder.best}' of an earlier call cannot be removed: {error.strerror}"], []
     unconfirmed: list[str] = []
     for row in ranked(rows):
         try:
@@ -50,12 +56,12 @@ def keep_best(rows: Sequence[FrontierRow], request: FitRequest, folder: FitFolde
             discard(folder.best)
             continue
         if timing.measured_ms is not None and timing.measured_ms <= request.budget_ms:
-            return Best(bundle=str(folder.best), row=row, confirmed=timing), unconfirmed
+            return Best(bundle=str(folder.best), row=row, confirmed=timing), unconfirmed, lost
         unconfirmed.append(
             f"{row.candidate} {row.timing.precision}: {timing.measured_ms:.2f} ms when measured once more"
         )
         discard(folder.best)
-    return None, unconfirmed
+    return None, unconfirmed, lost
 
 
 def copy_with(bundle: Bundle, precision: str, target: Path) -> Bundle:

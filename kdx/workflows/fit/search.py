@@ -156,7 +156,7 @@ def _report(
         ]
     )
     folder.discard_report()
-    best, unconfirmed = keep_best(rows, request, folder)
+    best, unconfirmed, lost = keep_best(rows, request, folder)
     images = workshop.accuracy_images
     left_out = [*_screened_out(screened), *dropped, *_missing(trials, workshop.without_int8)]
     has_defective = any(image.is_defective for image in workshop.material.folder.test)
@@ -170,6 +170,7 @@ def _report(
         evidence=images.kind if images else LABELLED if has_defective else SYNTHETIC,
         notes=[
             *_notes(workshop, rows),
+            *map(str, lost),
             *_doubts(workshop, trials, rows, best),
             *_teachers(trials),
             *_busy(screened, trials),

@@ -174,7 +174,7 @@ class Workshop:
             refused={**refused, **found.refusals()},
             failed=failed,
             teacher_comparisons=run.config.distilled.comparisons if run.config.distilled else [],
-            remarks=remarks_on_product(reduced, found, None),
+            remarks=remarks_on_product(None, reduced, found, None),
         )
 
     def _exported(self, run: Run, screened: Screened, precisions: Sequence[str]) -> tuple[Bundle, dict[str, str]]:

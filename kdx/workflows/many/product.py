@@ -23,15 +23,15 @@ from kdx.folders.data_folder import FolderOptions, ImageFolder, require_good
 from kdx.imaging.tiling import TileRequest
 from kdx.imaging.value_range import NarrowRanges, counted
 from kdx.progress import SILENT
-from kdx.remarks import Remark
 from kdx.storage.cache import nothing_cached
 from kdx.storage.files import new_folder, sha256_if_readable, write_atomic
-from kdx.storage.json_records import RUN_INDEX, encode_record, read_record
+from kdx.storage.json_records import RUN_INDEX, encode_record
 from kdx.workflows.many.fingerprints import is_of_earlier_kdx, product_fingerprint
-from kdx.workflows.many.product_records import ProductOrder, ProductResult, TeacherOrder, TeacherResult
+from kdx.workflows.many.product_records import ProductOrder, ProductResult, TeacherOrder, TeacherResult, read_kept
 
 if TYPE_CHECKING:
     from kd_train.evaluation.evaluate import Evaluation
+    from kd_train.training.students import TrainResult
     from kdx.bundle.bundle import Bundle
 
 
@@ -66,13 +66,17 @@ def make(order: ProductOrder) -> ProductResult:
 
 def kept_result(order: ProductOrder) -> ProductResult | None:
     """Return the result of an earlier call; None without one, or if it is not readable."""
-    with contextlib.suppress(OSError, KdxError):
-        return read_record(order.result, ProductResult, error=OutputError, fix="")
-    return None
+    return read_kept(order.result, ProductResult)
 
 
 def keep(order: ProductOrder | TeacherOrder, result: ProductResult | TeacherResult) -> None:
-    """Keep what became of a product or of a teacher."""
+    """Keep what became of a product or of a teacher.
+
+    A failure before anything was begun leaves the record of what is finished, which it still is.
+    """
+    kept = read_kept(order.result, type(result))
+    if result.state == "failed" and kept is not None and kept.state == "trained":
+        return
     order.result.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(order.result, encode_record(result))
 
@@ -133,13 +137,13 @@ def _make(order: ProductOrder, folder: ImageFolder, fingerprint: str, *, resume:
     from kdx.runtime.backend_table import require_backends
     from kdx.verification.certificate import verify
     from kdx.workflows.calibrate import CalibrationRequest, calibrate_each
-    from kdx.workflows.export import export_run, seam_remarks
+    from kdx.workflows.export import export_run, lost_with, seam_remarks
     from kdx.workflows.many.product_remarks import remarks_on_product
 
     keep_freed_memory()
     torch.set_num_threads(order.threads)
     product = order.product
-    remarks = _train(order, resume=resume)
+    trained = _train(order, resume=resume)
     run = Run(order.run)
     exported, _, refused = export_run(
         order.run,
@@ -170,7 +174,8 @@ def _make(order: ProductOrder, folder: ImageFolder, fingerprint: str, *, resume:
             fix=f"see kdx verify {order.staged}; it was left there",
         )
     found = _evaluate(order, bundle, folder)
-    remarks += [*remarks_on(run, product.checkpoint), *seam_remarks(bundle.manifest, product.overlap)]
+    remarks = [*remarks_on(run, product.checkpoint), *seam_remarks(bundle.manifest, product.overlap)]
+    remarks += lost_with(order.bundle, bundle.manifest.files)
     with new_folder(order.bundle, force=True) as target:
         shutil.copytree(bundle.path, target, dirs_exist_ok=True)
     shutil.rmtree(order.staged, ignore_errors=True)
@@ -188,12 +193,12 @@ def _make(order: ProductOrder, folder: ImageFolder, fingerprint: str, *, resume:
         detection_rate=found.detection_rate if found else None,
         threshold=calibrated.exact.threshold.score,
         refused={name: reason for name, reason in {**refused, **calibrated.refusals()}.items() if reason},
-        remarks=remarks_on_product(remarks, calibrated, found),
+        remarks=remarks_on_product(trained, remarks, calibrated, found),
         checkpoint_sha256=bundle.manifest.provenance.checkpoint_sha256,
     )
 
 
-def _train(order: ProductOrder, *, resume: bool) -> list[Remark]:
+def _train(order: ProductOrder, *, resume: bool) -> TrainResult:
     """Train, or continue a run of the same fingerprint; another run is replaced.
 
     A run that is finished is resumed too: that reads its images, which gives the remarks on them,
@@ -204,8 +209,7 @@ def _train(order: ProductOrder, *, resume: bool) -> list[Remark]:
     order.run.parent.mkdir(parents=True, exist_ok=True)
     options = order.product.train_options(resume=resume, force=not resume)
     try:
-        trained = train(Path(order.product.data), order.run, options)
-        return [*trained.remarks, *(trained.int8.remarks if trained.int8 is not None else [])]
+        return train(Path(order.product.data), order.run, options)
     except CheckpointError as error:
         if not resume or options.init or options.teacher_from:  # it may be about one of those runs
             raise
@@ -219,6 +223,7 @@ def _evaluate(order: ProductOrder, bundle: Bundle, folder: ImageFolder) -> Evalu
     from kd_train.data.annotations import MaskWarning
     from kd_train.evaluation.evaluate import evaluate
     from kdx.loading.bundle_detector import detector_of
+    from kdx.workflows.evaluate import with_doubts
 
     if len({image.is_defective for image in folder.test}) < 2:
         return None
@@ -228,13 +233,14 @@ def _evaluate(order: ProductOrder, bundle: Bundle, folder: ImageFolder) -> Evalu
         detector_of(bundle, product.backend, order.threads, "fp32") as detector,
     ):
         warnings.simplefilter("ignore", MaskWarning)  # said in the result
-        return evaluate(
+        found = evaluate(
             detector,
             folder.root,
             folder.test,
             max_bad_images=product.max_bad_images,
             unused_masks=folder.unused_masks,
         )
+        return with_doubts(found, folder.test, bundle.path, detector.input)
 
 
 def _result(order: ProductOrder, state: str, fingerprint: str) -> ProductResult:

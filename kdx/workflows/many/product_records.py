@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import msgspec
 
+from kdx.errors import KdxError, OutputError
 from kdx.remarks import Remark
+from kdx.storage.json_records import read_record
 from kdx.workflows.many.catalog import Product
 
 SCHEMA = 1
+# The folders of results in an output folder.
+RESULTS, TEACHERS = "results", "teachers"
+
+R = TypeVar("R", bound=msgspec.Struct)
 
 
 class ProductOrder(msgspec.Struct, frozen=True, kw_only=True, tag=True):
@@ -36,7 +43,7 @@ class ProductOrder(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     @property
     def result(self) -> Path:
         """File of the product's result."""
-        return Path(self.out) / "results" / f"{self.name}.json"
+        return Path(self.out) / RESULTS / f"{self.name}.json"
 
     @property
     def staged(self) -> Path:
@@ -119,12 +126,12 @@ class TeacherOrder(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     @property
     def run(self) -> Path:
         """The run folder in which the teacher learns, and from which students take it."""
-        return Path(self.out) / "teachers" / self.name
+        return Path(self.out) / TEACHERS / self.name
 
     @property
     def result(self) -> Path:
         """File of the teacher's result."""
-        return Path(self.out) / "teachers" / f"{self.name}.json"
+        return Path(self.out) / TEACHERS / f"{self.name}.json"
 
 
 class TeacherResult(msgspec.Struct, frozen=True, kw_only=True):
@@ -186,3 +193,10 @@ class CatalogSummary(msgspec.Struct, frozen=True, kw_only=True):
     created: str
     products: list[ProductResult]
     teachers: list[TeacherResult] = []
+
+
+def read_kept(path: Path, kind: type[R]) -> R | None:
+    """Return the record that an earlier call kept; None without one, or if it is not readable."""
+    with contextlib.suppress(OSError, KdxError):
+        return read_record(path, kind, error=OutputError, fix="")
+    return None

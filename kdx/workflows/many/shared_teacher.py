@@ -16,16 +16,22 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from kdx.archive.error_transport import remote_error
-from kdx.errors import CheckpointError, KdxError, OptionError, OutputError
+from kdx.errors import CheckpointError, OptionError
 from kdx.folders.bad_images import skipped_remark
 from kdx.imaging.image_size import ImageSize
 from kdx.imaging.value_range import NarrowRanges, counted
 from kdx.remarks import remark
 from kdx.storage.cache import nothing_cached
-from kdx.storage.json_records import read_record
 from kdx.workflows.many.fingerprints import teacher_fingerprint
 from kdx.workflows.many.product import begun_before, failed, keep, stale_run
-from kdx.workflows.many.product_records import ProductOrder, ProductResult, TeacherOrder, TeacherResult
+from kdx.workflows.many.product_records import (
+    TEACHERS,
+    ProductOrder,
+    ProductResult,
+    TeacherOrder,
+    TeacherResult,
+    read_kept,
+)
 
 if TYPE_CHECKING:
     from kd_train.training.students import TrainResult
@@ -214,7 +220,7 @@ def with_shared_teacher(order: ProductOrder) -> ProductOrder:
     """Return an order for the same product, with the shared teacher that was made for it."""
     name = order.product.shared_teacher
     assert name is not None
-    return msgspec.structs.replace(order, product=order.product.with_teacher(Path(order.out) / "teachers" / name))
+    return msgspec.structs.replace(order, product=order.product.with_teacher(Path(order.out) / TEACHERS / name))
 
 
 def without_teacher(order: ProductOrder, teacher: TeacherResult) -> ProductResult:
@@ -253,9 +259,7 @@ def _distil(order: TeacherOrder, *, resume: bool) -> TrainResult:
 
 
 def _kept(order: TeacherOrder) -> TeacherResult | None:
-    with contextlib.suppress(OSError, KdxError):
-        return read_record(order.result, TeacherResult, error=OutputError, fix="")
-    return None
+    return read_kept(order.result, TeacherResult)
 
 
 def _result(order: TeacherOrder, state: str, fingerprint: str) -> TeacherResult:

@@ -36,6 +36,14 @@ def test_images_that_were_trained_on_are_noticed_in_runs_and_bundles(of, request
     assert len(kinds(seen) - kinds(clean)) >= 1
 
 
+@pytest.mark.parametrize("of", ["tiny_run", "tiny_bundle"])
+def test_defects_that_are_not_found_are_said_of_runs_and_bundles(of, request, dataset_copy):
+    for path in dataset_copy.glob("test/scratch/*.png"):  # defects that no detector could see
+        shutil.copy(dataset_copy / "test/good" / f"{int(path.stem) - 4:03d}.png", path)
+    result, _ = evaluate_folder(request.getfixturevalue(of), dataset_copy, EvaluationRequest())
+    assert {"not_separated", "good_and_defective"} <= kinds(result)
+
+
 def test_images_that_the_line_does_not_decide_by_their_score_are_named(tiny_bundle, dataset_copy):
     request = EvaluationRequest(backend="onnxruntime-cpu")
     assert "no_part" not in kinds(evaluate_folder(tiny_bundle, dataset_copy, request)[0])

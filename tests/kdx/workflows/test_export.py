@@ -12,10 +12,12 @@ from PIL import Image
 
 from kdx.bundle.manifest import SIGNATURE
 from kdx.bundle.open import open_bundle
+from kdx.calibration.by_hand import GivenThreshold
 from kdx.calibration.rates import quantile_with_interval
 from kdx.errors import OptionError
 from kdx.imaging.tiling import TileRequest
 from kdx.progress import SILENT
+from kdx.workflows.calibrate import CalibrationRequest, calibrate_each
 from kdx.workflows.export import export_run, first_rate, lost_with, seam_remarks
 
 
@@ -109,11 +111,24 @@ def test_what_is_gone_with_a_replaced_bundle_is_named(tiny_run, bundle_copy, raw
         "2 things of the replaced bundle are gone, and parts are undecided until kdx calibrate: "
         f"threshold {threshold:.4g}, signature"
     )
+    (said,) = lost_with(bundle_copy, ())  # its place is taken by a calibrated one
+    assert str(said) == "1 thing of the replaced bundle is gone: signature"
     assert lost_with(raw_bundle) == lost_with(bundle_copy / "none") == []
     (bundle_copy / SIGNATURE).unlink()
     cli("export", tiny_run, "-o", bundle_copy, code=2)
     told = cli("export", tiny_run, "-o", bundle_copy, "--force", "--json").json["remarks"]
     assert [each["first"] for each in told if each["kind"] == "gone_with_replaced"] == [[f"threshold {threshold:.4g}"]]
+
+
+def test_what_a_person_set_is_gone_with_a_calibrated_bundle_too(bundle_copy, cells):
+    for given in (None, GivenThreshold(0.42, None, "as on line 3")):
+        request = CalibrationRequest(0.2, per_position=True, backend="onnxruntime-cpu", by_hand=given)
+        calibrate_each(open_bundle(bundle_copy), sorted(cells.iterdir()), request)
+    (bundle_copy / "engines/orin").mkdir(parents=True)
+    (said,) = lost_with(bundle_copy, ())
+    assert said.first == ("threshold 0.42 set by hand", "level map", "engine orin")
+    (said,) = lost_with(bundle_copy, open_bundle(bundle_copy).manifest.files)
+    assert said.first == ("threshold 0.42 set by hand", "engine orin")
 
 
 @pytest.mark.slow
