@@ -21,7 +21,7 @@ from kdx.errors import OutputError
 from kdx.folders.image_search import LeftOut, walk_parts
 from kdx.storage.files import remove_leftovers, write_atomic
 from kdx.storage.json_records import encode_record, now, read_record
-from kdx.storage.locks import lock, open_to_lock
+from kdx.storage.locks import locked_output
 from kdx.storage.spreadsheet import TABLE
 
 _INDEX = "score.json"
@@ -78,19 +78,9 @@ class ScoreFolder:
         """
         self._require_own()
         self.shards.mkdir(parents=True, exist_ok=True)
-        handle = open_to_lock(self.path)
-        try:
-            if handle is not None:
-                lock(handle)
+        with locked_output(self.path, "kdx score", self.path):
             self._remove_left()
             yield
-        except BlockingIOError as error:
-            raise OutputError(
-                f"another kdx score is working in '{self.path}'", fix="wait for it, or choose another `out`"
-            ) from error
-        finally:
-            if handle is not None:
-                os.close(handle)
 
     def begun(self) -> Index | None:
         """Return what the folder was started with; None if it is new."""

@@ -9,9 +9,8 @@ import typer
 from rich.markup import escape
 
 from kdx.cli.error_output import Interrupted
-from kdx.cli.output import make_table, out, print_json, progress_for, say, shown
+from kdx.cli.output import also_written, make_table, out, print_json, progress_for, say, shown
 from kdx.cli.shared_options import ADDRESS_OPTION, JSON_OPTION, one_of, require_effect
-from kdx.storage.json_output import write_json
 from kdx.text import number, percent, spelled
 from kdx.workflows.packages import needs
 
@@ -71,11 +70,11 @@ def train_many(
         )
     except KeyboardInterrupt:
         raise Interrupted(f"what is finished is in '{folder}': run the same command again to continue") from None
-    write_json(folder / "summary.json", summary)
-    if json:
-        print_json(summary)
-    else:
-        show_products(folder, summary)
+    with also_written(folder / "summary.json", summary):
+        if json:
+            print_json(summary)
+        else:
+            show_products(folder, summary)
     if summary.failed:
         raise typer.Exit(1)
 

@@ -31,7 +31,7 @@ from kdx.station.record import VerdictRecord
 from kdx.station.station import Record, Station
 from kdx.station.status import Status
 from kdx.storage.files import require_writable
-from kdx.storage.locks import lock, open_to_lock
+from kdx.storage.locks import locked_output
 from kdx.text import number, number_of, one_line
 
 
@@ -245,18 +245,9 @@ def _opened(options: WatchOptions) -> Iterator[Ledger]:
     if out.exists() and not (out / FILE).exists() and (not out.is_dir() or any(out.iterdir())):
         raise OutputError(f"'{out}' exists and is not of kdx watch", fix="choose another `out`")
     out.mkdir(parents=True, exist_ok=True)
-    handle = open_to_lock(out)
-    try:
-        if handle is not None:
-            lock(handle)
-        with contextlib.closing(Ledger(out / FILE, create=True)) as ledger:
-            _require_same_folder(ledger, options)
-            yield ledger
-    except BlockingIOError as error:
-        raise OutputError(f"another kdx watch is working in '{out}'", fix="end it, or choose another `out`") from error
-    finally:
-        if handle is not None:
-            os.close(handle)
+    with locked_output(out, "kdx watch", out), contextlib.closing(Ledger(out / FILE, create=True)) as ledger:
+        _require_same_folder(ledger, options)
+        yield ledger
 
 
 def _require_same_folder(ledger: Ledger, options: WatchOptions) -> None:

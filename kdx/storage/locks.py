@@ -40,6 +40,28 @@ def locked(folder: Path) -> Iterator[None]:
             os.close(handle)
 
 
+@contextlib.contextmanager
+def locked_output(folder: Path, command: str, output: Path) -> Iterator[None]:
+    """Keep other calls of a command out of its output folder.
+
+    Args:
+        folder: The folder that is locked, which exists and stays where it is: the output folder, or
+            one in it.
+        command: The command, as messages name it.
+        output: The output folder, as messages name it.
+
+    Raises:
+        OutputError: Another process holds the lock.
+    """
+    handle = open_to_lock(folder)
+    try:
+        _lock_at_once(handle, command, output)
+        yield
+    finally:
+        if handle is not None:
+            os.close(handle)
+
+
 def open_to_lock(folder: Path) -> int | None:
     """Open a folder to be locked; return None if the system or the permissions do not allow it."""
     try:
@@ -66,6 +88,16 @@ def lock(handle: int) -> bool:
     except OSError:
         return False
     return True
+
+
+def _lock_at_once(handle: int | None, command: str, output: Path) -> None:
+    try:
+        if handle is not None:
+            lock(handle)
+    except BlockingIOError as error:
+        raise OutputError(
+            f"another {command} is working in '{output}'", fix="wait for it or end it, or choose another `out`"
+        ) from error
 
 
 def _wait(handle: int, folder: Path) -> None:

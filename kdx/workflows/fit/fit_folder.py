@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,7 +16,7 @@ from kdx.errors import BundleError, CheckpointError, OutputError
 from kdx.storage.files import write_atomic
 from kdx.storage.json_output import write_json
 from kdx.storage.json_records import encode_record, read_record
-from kdx.storage.locks import lock, open_to_lock
+from kdx.storage.locks import locked_output
 from kdx.workflows.fit.trial_records import SCHEMA, MethodSize, Report, Screened, Trial
 
 # The setting that follows from all others, and from the content of the file of `parts`.
@@ -75,29 +74,15 @@ class FitFolder:
             raise OutputError(f"'{self.path}' exists and is not of kdx fit", fix="choose another `out`")
         # This folder stays where it is: what is in the others takes locks of theirs for moments.
         (self.path / _RESULTS).mkdir(parents=True, exist_ok=True)
-        handle = open_to_lock(self.path / _RESULTS)
-        try:
-            if handle is not None:
-                self._lock(handle)
+        with locked_output(self.path / _RESULTS, "kdx fit", self.path):
             self._begin(index, force=force)
             yield
-        finally:
-            if handle is not None:
-                os.close(handle)
 
     def _is_empty(self) -> bool:
         """Whether the folder holds nothing, or what a call left that could write nothing more."""
         return self.path.is_dir() and all(
             each.name == _RESULTS and each.is_dir() and not any(each.iterdir()) for each in self.path.iterdir()
         )
-
-    def _lock(self, handle: int) -> None:
-        try:
-            lock(handle)
-        except BlockingIOError as error:
-            raise OutputError(
-                f"another kdx fit works in '{self.path}'", fix="wait until it ends, or choose another `out`"
-            ) from error
 
     def _begin(self, index: Path, *, force: bool) -> None:
         if index.is_file() and force:

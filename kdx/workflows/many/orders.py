@@ -10,14 +10,25 @@ from pathlib import Path
 from kdx.calibration.rates import require_rates
 from kdx.errors import KdxError, OptionError, OutputError
 from kdx.folders.apart import require_apart_from_images
+from kdx.loading.load import require_outside_bundles
 from kdx.progress import Progress
 from kdx.runtime.backend_table import find_backend
 from kdx.runtime.machine import usable_cores
 from kdx.storage.json_records import now
+from kdx.storage.locks import locked_output
 from kdx.workflows.export import require_sizes
 from kdx.workflows.many.catalog import Product, of_keys, read_catalog
 from kdx.workflows.many.engines import Order, Result, run_local, run_ray
-from kdx.workflows.many.product_records import SCHEMA, CatalogSummary, ProductOrder, ProductResult, TeacherResult
+from kdx.workflows.many.product_records import (
+    RESULTS,
+    SCHEMA,
+    TEACHERS,
+    CatalogSummary,
+    ProductOrder,
+    ProductResult,
+    TeacherResult,
+    read_kept,
+)
 from kdx.workflows.many.shared_teacher import later_product, teacher_orders, with_shared_teacher, without_teacher
 
 
@@ -27,10 +38,12 @@ def orders_of(catalog: Path, folder: Path, engine: str, workers: int | None, thr
     Raises:
         DataError: The catalogue cannot be read.
         OptionError: A value of the catalogue is invalid, or has no effect.
-        OutputError: The folder holds something else than products of a catalogue.
+        OutputError: The folder holds something else than products of a catalogue, or lies in a
+            bundle or a run.
     """
     from kd_train.training.from_options import check_options, recipe_of
 
+    require_outside_bundles(folder, "out")
     _require_own(folder, catalog)
     count = threads or max(1, usable_cores() // (workers or 1) if engine == "local" else 1)
     orders = []
@@ -51,10 +64,22 @@ def orders_of(catalog: Path, folder: Path, engine: str, workers: int | None, thr
 
 
 def _require_own(folder: Path, catalog: Path) -> None:
-    """Check that a folder holds products of an earlier call, or nothing but the catalogue."""
-    if not folder.exists() or any((folder / name).is_dir() for name in ("results", "teachers")):
+    """Check that a folder holds results of an earlier call, or nothing but the catalogue.
+
+    Names alone do not tell: other programs write to ``results`` too.
+    """
+    kinds: dict[str, type[Result]] = {RESULTS: ProductResult, TEACHERS: TeacherResult}
+    found = [read_kept(path, kind) for name, kind in kinds.items() for path in (folder / name).glob("*.json")]
+    if not folder.exists() or any(found):
         return
-    if not folder.is_dir() or any(each.resolve() != catalog.resolve() for each in folder.iterdir()):
+
+    def is_new(path: Path) -> bool:
+        # A call that was killed before its first result leaves an empty folder.
+        return path.resolve() == catalog.resolve() or (
+            path.name in kinds and path.is_dir() and not any(path.glob("[!.]*"))
+        )
+
+    if not folder.is_dir() or not all(map(is_new, folder.iterdir())):
         raise OutputError(f"'{folder}' exists and is not of kdx train-many", fix="choose another `out`")
 
 
@@ -104,7 +129,11 @@ def make_all(
     progress: Progress,
     say: Callable[[str], None],
 ) -> CatalogSummary:
-    """Make shared teachers, then each product's bundle; one that fails does not stop others."""
+    """Make shared teachers, then each product's bundle; one that fails does not stop others.
+
+    Raises:
+        OutputError: Another call works in the output folder.
+    """
 
     def run(what: Sequence[Order], description: str) -> Iterator[Result]:
         if not what:
@@ -119,10 +148,13 @@ def make_all(
                 yield result
                 task.advance(1, f"{result.name} {result.state}")
 
-    Path(orders[0].out).mkdir(parents=True, exist_ok=True)
+    folder = Path(orders[0].out)
+    (folder / RESULTS).mkdir(parents=True, exist_ok=True)
     started = time.perf_counter()
-    teachers = [each for each in run(teacher_orders(orders), "shared teachers") if isinstance(each, TeacherResult)]
-    products = _make_products(orders, {teacher.name: teacher for teacher in teachers}, run)
+    # As in kdx fit: other folders take locks of theirs for moments.
+    with locked_output(folder / RESULTS, "kdx train-many", folder):
+        teachers = [each for each in run(teacher_orders(orders), "shared teachers") if isinstance(each, TeacherResult)]
+        products = _make_products(orders, {teacher.name: teacher for teacher in teachers}, run)
     states = [product.state for product in products]
     return CatalogSummary(
         schema=SCHEMA,

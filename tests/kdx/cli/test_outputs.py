@@ -374,11 +374,18 @@ def test_an_interrupt_while_the_commands_are_imported_is_no_traceback(monkeypatc
     assert capsys.readouterr().err == "interrupted before anything began\n"
 
 
-@pytest.mark.parametrize("command", ["watch", "serve", "report", "export", "fit"])
+WRITERS = (
+    *("watch", "serve", "report", "export", "fit", "train", "distil", "train-many", "triton", "reproduce", "demo"),
+    *("verify", "bench", "evaluate", "repeat", "roi", "sign"),
+)
+
+
+@pytest.mark.parametrize("command", WRITERS)
 def test_nothing_is_written_into_a_bundle_or_a_run_which_are_replaced_as_a_whole(
-    cli, bundle_copy, run_copy, tiny_run, dataset, tmp_path, command
+    cli, bundle_copy, run_copy, tiny_run, tiny_bundle, dataset, tiny_options, tmp_path, command
 ):
     (tmp_path / "in").mkdir()
+    (tmp_path / "catalog.toml").write_text(f"[products.a]\ndata = '{dataset}'\n", encoding="utf-8")
     for folder, kind in ((bundle_copy, "bundle"), (run_copy, "run")):
         before, inside = content_of(folder), folder / "line/x"
         arguments = {
@@ -387,6 +394,18 @@ def test_nothing_is_written_into_a_bundle_or_a_run_which_are_replaced_as_a_whole
             "report": (bundle_copy, dataset, "-o", inside),
             "export": (tiny_run, "-o", inside),
             "fit": (dataset, "--budget-ms", 1000, "-o", inside),
+            "train": (dataset, "-o", inside, *tiny_options),
+            "distil": (dataset, "-o", inside),
+            "train-many": (tmp_path / "catalog.toml", "-o", inside),
+            "triton": (tiny_bundle, "-o", inside),
+            "reproduce": ("stpm", "--data", dataset, "-o", inside),
+            "demo": ("-o", inside),
+            "verify": (tiny_bundle, "--output", inside),
+            "bench": (tiny_bundle, "--output", inside),
+            "evaluate": (tiny_bundle, dataset, "--output", inside),
+            "repeat": (tiny_bundle, dataset / "train/good", "--picture", inside.with_suffix(".png")),
+            "roi": (tiny_bundle, "--from-images", dataset, "--output", inside.with_suffix(".png")),
+            "sign": ("--new-key", inside),
         }[command]
         stderr = cli(command, *arguments, code=2).stderr
         assert f"the output would lie in '{folder}', which is a {kind}" in stderr

@@ -18,6 +18,7 @@ from PIL import Image
 
 import kdx
 from kd_train.training.run_folder import Run
+from kdx.bundle.manifest import SIGNATURE
 from kdx.bundle.open import open_bundle
 from kdx.errors import BackendError, TrainingError
 from kdx.remarks import Remark
@@ -262,10 +263,12 @@ def test_a_best_one_that_misses_when_measured_again_is_skipped(fitted, out, no_t
         return compare_with_budget("x", [9.0] * 1000, BUDGET, 99, 0) if size == first else contract
 
     monkeypatch.setattr("kdx.workflows.fit.cpu_timing.measure_cycle_time", slower_at_last)
+    (out / "best.kdx" / SIGNATURE).write_text("{}", encoding="utf-8")
     report = fit(fitted.data, out, "--json").json
     assert measured[0] == first
     assert report["best"]["row"]["candidate"]["size"] != first
     assert "9.00 ms when measured once more" in report["unconfirmed"][0]
+    assert "1 thing of the replaced bundle is gone: signature" in report["notes"]
 
 
 @pytest.mark.slow
@@ -847,7 +850,7 @@ def test_a_folder_in_which_another_search_works_is_left_alone(fitted, out, more)
     before = sorted(out.rglob("*"))
     with FitFolder(out, json.loads((out / "fit-settings.json").read_bytes())["settings"]).held(force=False):
         error = fit(fitted.data, out, *more, code=2).stderr
-    assert f"another kdx fit works in '{out}'" in error
+    assert f"another kdx fit is working in '{out}'" in error
     assert sorted(out.rglob("*")) == before
 
 

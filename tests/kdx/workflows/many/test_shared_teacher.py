@@ -20,7 +20,8 @@ from kdx.errors import OptionError
 from kdx.verification.tolerances import FP32
 from kdx.workflows.many import engines, product, shared_teacher
 from kdx.workflows.many.orders import orders_of
-from kdx.workflows.many.product_records import ProductOrder, TeacherResult
+from kdx.workflows.many.product import keep
+from kdx.workflows.many.product_records import ProductOrder, TeacherResult, read_kept
 from kdx.workflows.many.shared_teacher import (
     failed_teacher,
     later_product,
@@ -250,6 +251,14 @@ def test_a_teacher_whose_process_died_is_continued(dataset, cells, tmp_path, mon
     with pytest.raises(Killed):
         make_teacher(teacher)
     assert asked == [False, True]
+
+
+def test_a_teacher_that_is_finished_stays_so_where_nothing_was_begun(dataset, cells, tmp_path):
+    (teacher,) = teacher_orders(orders(tmp_path, {"a": (dataset, ""), "b": (cells, "")}))
+    for state in ("begun", "trained"):
+        keep(teacher, TeacherResult(name="line4", state=state))
+        assert engines._died(teacher, "killed", "").state == "failed"
+        assert read_kept(teacher.result, TeacherResult).state == ("trained" if state == "trained" else "failed")
 
 
 def test_an_old_teacher_is_not_continued_by_the_call_after_one_that_died(

@@ -16,14 +16,16 @@ from msgspec.structs import replace
 
 import kdx
 from kd_train.training.run_folder import Run
+from kdx.bundle.manifest import SIGNATURE
 from kdx.bundle.open import open_bundle
 from kdx.errors import DataError, OptionError
 from kdx.folders.data_folder import open_folder
 from kdx.storage.json_records import encode_record
-from kdx.workflows.many import product
+from kdx.storage.locks import locked_output
+from kdx.workflows.many import engines, product
 from kdx.workflows.many.catalog import read_catalog
 from kdx.workflows.many.orders import orders_of
-from kdx.workflows.many.product_records import ProductOrder
+from kdx.workflows.many.product_records import CatalogSummary, ProductOrder
 from tests.kdx.archive.faults import arm, write_hook
 from tests.platforms import needs_links
 
@@ -271,9 +273,9 @@ def test_what_follows_the_last_epoch_is_done_by_the_next_call(dataset_copy, tmp_
         with pytest.raises(Killed):
             product.make(order)
     assert Run(order.run).checkpoint("last").epoch == 1
-    remarks = product._train(order, resume=True)
+    trained = product._train(order, resume=True)
     Run(order.run).require_finished()
-    assert any("is a copy of another" in str(each) for each in remarks)
+    assert any("is a copy of another" in str(each) for each in trained.remarks)
 
 
 def test_a_run_that_cannot_be_continued_is_named_with_what_a_catalogue_can_do(dataset, run_copy, tmp_path):
@@ -290,6 +292,7 @@ def test_a_product_that_failed_before_its_images_were_read_is_continued(dataset_
     product.keep(order, begun)
     dataset_copy.rename(tmp_path / "elsewhere")
     assert product.make(order).state == "failed"
+    assert product.kept_result(order).state == "failed"
     (tmp_path / "elsewhere").rename(dataset_copy)
     asked: list[bool] = []
 
@@ -300,6 +303,22 @@ def test_a_product_that_failed_before_its_images_were_read_is_continued(dataset_
     monkeypatch.setattr(product, "_make", stop)
     assert product.make(order).fingerprint == begun.fingerprint
     assert asked == [True]
+
+
+def test_a_failure_before_anything_was_begun_leaves_what_is_finished(dataset_copy, tiny_bundle, tmp_path):
+    """Else the next call would replace the bundle, with the threshold that a person set in it."""
+    order = order_of(tmp_path, dataset_copy)
+    shutil.copytree(tiny_bundle, order.bundle)
+    finished = replace(
+        product._result(order, "trained", product.product_fingerprint(order, product._open(order))),
+        checkpoint_sha256=open_bundle(order.bundle).manifest.provenance.checkpoint_sha256,
+    )
+    product.keep(order, finished)
+    dataset_copy.rename(tmp_path / "share that is not mounted")
+    assert product.make(order).state == "failed"
+    assert engines._died(order, "killed", "").state == "failed"
+    (tmp_path / "share that is not mounted").rename(dataset_copy)
+    assert product.make(order) == replace(finished, state="unchanged")
 
 
 @pytest.mark.parametrize("how", ["dies", "fails"])
@@ -349,24 +368,56 @@ def _stop(*_: object, **__: object) -> None:
     raise RuntimeError("the stage is trained")
 
 
-@pytest.mark.parametrize("name", ["thesis.txt", "tile.kdx"])
+OTHER_RESULTS = ("results/plot.png", "results/stpm-64.json", "teachers/a.json")  # of kdx fit and others
+
+
+@pytest.mark.parametrize("name", ["thesis.txt", "tile.kdx", *OTHER_RESULTS])
 def test_a_folder_of_something_else_is_refused(cli, dataset, tmp_path, name):
     out = tmp_path / "out"
     out.mkdir()
     path = catalog(out, f'[products.a]\ndata = "{dataset}"\n')
-    (out / name).write_text("precious", encoding="utf-8")
+    (out / name).parent.mkdir(exist_ok=True)
+    content = '{"candidate": {}, "name": "a", "state": "retired"}' if name.endswith(".json") else "precious"
+    (out / name).write_text(content, encoding="utf-8")
     stderr = cli("train-many", path, "-o", out, code=2).stderr
     assert f"'{out}' exists and is not of kdx train-many" in stderr
     assert "choose another --out" in stderr
-    assert sorted(each.name for each in out.iterdir()) == ["catalog.toml", name]
+    assert sorted(each.relative_to(out).as_posix() for each in out.rglob("*.*")) == ["catalog.toml", name]
 
 
 def test_a_folder_with_the_catalogue_alone_is_taken(dataset, tmp_path):
     path = catalog(tmp_path, f'[products.a]\ndata = "{dataset}"\n')
+    (tmp_path / "results").mkdir()  # of a call that was killed
     (order,) = orders_of(path, tmp_path, "local", None, 1)
     product.keep(order, product._result(order, "begun", ""))
     (tmp_path / "notes.txt").write_text("the user's own", encoding="utf-8")
     assert orders_of(path, tmp_path, "local", None, 1) == [order]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such locks")
+def test_a_folder_in_which_another_call_works_is_left_alone(cli, dataset, tmp_path):
+    out = tmp_path / "out"
+    (out / "results").mkdir(parents=True)
+    path = catalog(tmp_path, f'[products.a]\ndata = "{dataset}"\n')
+    with locked_output(out / "results", "kdx train-many", out):
+        stderr = cli("train-many", path, "-o", out, code=2).stderr
+    assert f"another kdx train-many is working in '{out}'" in stderr
+    assert [each.name for each in out.rglob("*")] == ["results"]
+
+
+@pytest.mark.parametrize("json", [(), ("--json",)])
+def test_the_result_is_printed_where_the_summary_cannot_be_written(cli, tmp_path, monkeypatch, json):
+    (tmp_path / "out/summary.json").mkdir(parents=True)  # as on a full disk, nothing can be written there
+    failed = product.failed(order_of(tmp_path, tmp_path / "missing"), {"message": "it is missing"})
+    summary = CatalogSummary(
+        schema=1, catalog="c", engine="local", trained=0, unchanged=0, failed=1, seconds=0.0, created="",
+        products=[failed],
+    )  # fmt: skip
+    monkeypatch.setattr("kdx.workflows.many.orders.orders_of", lambda *_: [])
+    monkeypatch.setattr("kdx.workflows.many.orders.make_all", lambda *_: summary)
+    result = cli("train-many", tmp_path / "catalog.toml", "-o", tmp_path / "out", *json, code=2)
+    assert "directory" in result.stderr + result.stdout
+    assert "it is missing" in result.stdout
 
 
 @pytest.mark.slow
@@ -393,14 +444,12 @@ def test_a_folder_in_a_bundles_place_is_not_touched(dataset, tmp_path, monkeypat
 
 
 def test_a_product_whose_process_always_dies_fails_alone(dataset, tmp_path, monkeypatch):
-    from kdx.workflows.many.engines import run_local
-
     monkeypatch.setenv("PYTHONPATH", str(write_hook(tmp_path / "hook")))
     frames = Path(shutil.copytree(dataset, tmp_path / "nut"))
     (frames / "train/good/000.png").rename(frames / "train/good/kills.png")
     said: list[str] = []
     orders = [order_of(tmp_path, frames), replace(order_of(tmp_path, tmp_path / "missing"), name="b")]
-    dead, missing = sorted(run_local(orders, 2, 1, said.append), key=lambda result: result.name)
+    dead, missing = sorted(engines.run_local(orders, 2, 1, said.append), key=lambda result: result.name)
     assert dead.error["message"] == "its process died: killed by SIGKILL"
     assert "memory" in dead.error["fix"]
     assert "does not exist" in missing.error["message"]
@@ -413,8 +462,6 @@ def exit_at_once(connection: object, order: object) -> None:
 
 
 def test_a_process_that_exits_is_not_said_to_lack_memory(dataset, tmp_path, monkeypatch):
-    from kdx.workflows.many import engines
-
     monkeypatch.setattr(engines, "serve_order", exit_at_once)
     (dead,) = engines.run_local([order_of(tmp_path, dataset)], 1, 0, print)
     assert dead.error["message"] == "its process died: exit status 70"
@@ -424,7 +471,7 @@ def test_a_process_that_exits_is_not_said_to_lack_memory(dataset, tmp_path, monk
 
 @pytest.mark.slow
 @needs_links
-def test_what_is_odd_among_pixels_is_in_the_products_result(dataset_copy, tmp_path, monkeypatch):
+def test_what_is_odd_and_what_is_replaced_is_in_the_products_result(dataset_copy, tiny_bundle, tmp_path):
     import numpy as np
     from PIL import Image
 
@@ -435,9 +482,16 @@ def test_what_is_odd_among_pixels_is_in_the_products_result(dataset_copy, tmp_pa
     (dataset_copy / "ground_truth/scratch/016_mask.png").unlink()
     for name in ("train/good/gone.png", "test/good/lost.png"):
         (dataset_copy / name).symlink_to("nowhere.png")
-    result = product.make(order_of(tmp_path, dataset_copy, "max_bad_images = 1"))
+    for path in dataset_copy.glob("train/good/0*.png"):  # of these, half were trained on, and half chose the threshold
+        shutil.copy(path, dataset_copy / "test/good")
+    order = order_of(tmp_path, dataset_copy, "max_bad_images = 1")
+    (shutil.copytree(tiny_bundle, order.bundle) / SIGNATURE).write_text("{}", encoding="utf-8")
+    result = product.make(order)
     assert result.error is None
     said = {one.kind: str(one) for one in result.remarks}
-    assert "20 16-bit images hold values from" in said["narrow_range"]
+    assert str(said["gone_with_replaced"]) == "1 thing of the replaced bundle is gone: signature"
+    assert said["trained_on"].startswith("6 test images were trained on")
+    assert said["calibrated_on"].startswith("6 of 16 good images chose the threshold")
+    assert "32 16-bit images hold values from" in said["narrow_range"]
     assert "1 of 4 defective images has no mask" in said["without_mask"]
     assert re.match(r"2 images that cannot be read were skipped: .*gone\.png' is a .*lost\.png' is a", said["skipped"])
