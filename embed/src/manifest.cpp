@@ -9,6 +9,7 @@
 
 #include "error.h"
 #include "json_reading.h"
+#include "manifest_fields.h"
 #include "threshold_checks.h"
 
 namespace kdx::embed {
@@ -55,16 +56,8 @@ double number_of(const json &record, const char *name) {
     return found == record.end() || found->is_null() ? kNone : found->get<double>();
 }
 
-const json &require_object(const json &value, const std::string &name) {
-    if (!value.is_object()) throw Invalid{"'" + name + "' is not an object"};
-    return value;
-}
-
 // Returns the object under a name; an empty one if there is none.
-json object_at(const json &record, const char *name) {
-    const auto found = record.find(name);
-    return found == record.end() ? json::object() : require_object(*found, name);
-}
+json object_at(const json &record, const char *name) { return record.value(name, json::object()); }
 
 bool is_hash(const std::string &text) {
     return text.size() == 64 && text.find_first_not_of("0123456789abcdef") == std::string::npos;
@@ -183,7 +176,7 @@ void read_tiling(Bundle &bundle, const json &manifest) {
 }
 
 void read_int8_students(Bundle &bundle, const json &manifest) {
-    const auto provenance = manifest.value("provenance", json::object());
+    const auto &provenance = manifest.at("provenance");
     bundle.has_int8_students = provenance.contains("int8") && !provenance["int8"].is_null();
     if (bundle.has_int8_students && (manifest["schema"] < kInt8Schema || !bundle.has(Precision::int8)))
         throw Invalid{"it names the origin of INT8 students"};
@@ -270,7 +263,7 @@ std::optional<Precision> own_precision(const std::string &name, const Bundle &bu
 void read_runtime_thresholds(Bundle &bundle, const json &records) {
     for (const auto &[name, by_runtime] : records.items()) {
         const auto precision = own_precision(name, bundle);
-        for (const auto &[runtime_name, record] : require_object(by_runtime, name).items()) {
+        for (const auto &[runtime_name, record] : by_runtime.items()) {
             const auto calibration = calibration_from(record, bundle);
             if (!precision) continue;
             require_its_graph(record, bundle, *precision);
@@ -316,7 +309,7 @@ void require_schema(const json &manifest, const Bundle &bundle) {
 }
 
 void read_method(Bundle &bundle, const json &manifest) {
-    const auto spec = parse_pair_spec(require_object(manifest.at("pair_spec"), "pair_spec").dump());
+    const auto spec = parse_pair_spec(manifest.at("pair_spec").dump());
     bundle.answer_limits = answer_limits(spec, static_cast<std::size_t>(bundle.map_height) * bundle.map_width);
     bundle.score_rule = spec.rule_of_returned_map();
 }
@@ -337,6 +330,7 @@ Bundle parse_manifest(const std::string &text, const fs::path &path) {
             throw Failure(KDX_ERROR_BUNDLE, "'" + path.string() + "' was written by a newer kdx",
                           {"schema " + std::to_string(kSchema) + " or older", "schema " + std::to_string(schema),
                            "update kdx on this machine"});
+        require_fields(manifest);
         Bundle bundle;
         bundle.path = path;
         read_input(bundle, manifest);

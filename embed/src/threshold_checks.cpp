@@ -26,8 +26,10 @@ bool are_close(double left, double right) {
 
 bool fits_its_scores(const json &threshold) {
     if (!threshold.contains("scores")) return true;  // an older kdx kept none
-    const GoodScores held(threshold.at("scores").get<std::vector<double>>(), threshold.at("images").get<double>());
-    if (held.is_empty()) return true;
+    const auto scores = threshold.at("scores").get<std::vector<double>>();
+    if (scores.empty()) return true;
+    const GoodScores held(scores, threshold.at("images").get<double>());
+    if (held.is_empty()) return false;  // more scores than images
     if (!held.is_ascending()) return false;
     const auto score = threshold.at("score").get<double>(), rate = threshold.at("false_reject_rate").get<double>();
     const bool is_by_hand = has_value(threshold, "by_hand");

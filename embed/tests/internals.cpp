@@ -11,6 +11,7 @@ int main(int argc, char **argv) try {
     const std::map<std::string, int (*)()> tests = {{"units", units},
                                                     {"engines", engines},
                                                     {"bundle_files", bundle_files},
+                                                    {"manifests", manifests},
                                                     {"signed_engines", signed_engines},
                                                     {"tensorrt", tensorrt}};
     const auto test = argc == 2 ? tests.find(argv[1]) : tests.end();

@@ -4,5 +4,6 @@
 int units();
 int engines();
 int bundle_files();
+int manifests();
 int signed_engines();
 int tensorrt();

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import msgspec
 
 
@@ -109,7 +111,7 @@ class Threshold(msgspec.Struct, frozen=True, kw_only=True):
     false_reject_rate: float
     interval: tuple[float | None, float | None]
     confidence: float
-    images: int
+    images: Annotated[int, msgspec.Meta(ge=0, le=2**31 - 1)]
     data_sha256: str
     graph_sha256: str
     created: str

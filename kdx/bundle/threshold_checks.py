@@ -45,8 +45,15 @@ def require_calibrated(threshold: Threshold, path: Path) -> None:
         BundleError: The threshold, or the lower end of its review band, is another one.
     """
     score, review, by_hand = threshold.score, threshold.review, threshold.by_hand is not UNSET
-    if not 0 < len(threshold.scores) <= threshold.images:
-        return  # an older kdx kept no scores
+    if not threshold.scores:
+        return  # an older kdx kept none
+    if len(threshold.scores) > threshold.images:
+        raise BundleError(
+            f"{INDEX} of '{path}' contradicts itself: it keeps more held-out scores than there were images",
+            expected=f"at most {threshold.images} scores",
+            received=str(len(threshold.scores)),
+            fix=_FIX,
+        )
     if any(not low <= high for low, high in pairwise(threshold.scores)):
         raise BundleError(
             f"{INDEX} of '{path}' contradicts itself: its threshold does not fit its held-out scores, which are out of "

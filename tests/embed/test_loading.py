@@ -155,7 +155,8 @@ print(status, library.kdx_last_error().decode())
 def test_an_openvino_without_its_cpu_plugin_is_not_called_a_bug_of_kdx(library, tmp_path):
     copy = old_bundle("stpm", tmp_path)
     index = json.loads((copy / "bundle.json").read_text(encoding="utf-8"))
-    index["variants"]["bf16"] = {}  # only a CPU that has it computes BF16
+    # Only a CPU that has it computes BF16.
+    index["variants"]["bf16"] = {"file": "model.onnx", "convolutions": 1, "kept": []}
     index["thresholds"] |= {"bf16": index["threshold"]}
     (copy / "bundle.json").write_text(json.dumps(index), encoding="utf-8")
     broken = tmp_path / "openvino"

@@ -56,6 +56,22 @@ def test_what_was_calibrated_is_accepted_and_no_other_rank(threshold, count, rat
             require_calibrated(msgspec.structs.replace(found, review=band), Path("tile.kdx"))
 
 
+@pytest.mark.parametrize("images", [0, 5, 19])
+def test_more_scores_than_images_are_refused(threshold, images):
+    found = msgspec.structs.replace(calibrated(threshold, 20, 0.2), score=1e9, images=images)
+    with pytest.raises(BundleError, match="more held-out scores than there were images"):
+        require_calibrated(found, Path("tile.kdx"))
+
+
+@pytest.mark.parametrize("images", [-1, 2**31, 2**63, 2**70])
+def test_numbers_of_images_that_the_c_library_cannot_hold_are_refused(bundle_copy, images):
+    index = json.loads((bundle_copy / INDEX).read_text(encoding="utf-8"))
+    index["threshold"]["images"] = images
+    (bundle_copy / INDEX).write_text(json.dumps(index), encoding="utf-8")
+    with pytest.raises(BundleError, match=r"images|out of range"):
+        open_bundle(bundle_copy)
+
+
 def test_scores_that_are_not_in_order_are_refused(threshold):
     found = calibrated(threshold, 20, 0.2)  # the threshold is the 17th of 20 scores
     edited = [99.0 if each == found.score else each for each in found.scores]  # as sed does
