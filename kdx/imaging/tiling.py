@@ -76,6 +76,12 @@ class Tiling(msgspec.Struct, frozen=True, kw_only=True):
 
     def require_fits(self, tile: tuple[int, int], map_size: tuple[int, int]) -> None:
         """Raise ``OptionError`` if the tiles do not cover the frame, or their maps do not fit."""
+        if self.overlap < 2 * self.halo:
+            raise OptionError(
+                "the tiles overlap by less than is discarded of them",
+                expected=f"an overlap of at least {2 * self.halo} pixels, twice the halo",
+                received=f"{self.overlap} pixels",
+            )
         for axis, starts in enumerate((self.rows, self.columns)):
             gaps = [after - before for before, after in pairwise(starts)]
             covers = bool(starts) and starts[0] == 0 and starts[-1] + tile[axis] == self.frame[axis]

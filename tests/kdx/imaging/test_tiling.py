@@ -84,6 +84,7 @@ def test_what_does_not_fit_is_refused(frame, options, said):
         {"rows": [0, 0, 64]},
         {"rows": [0, 64, 32]},
         {"halo": 20},
+        {"overlap": 30},
         {"columns": [0, 1, 64]},
         {"frame": (129, 128)},
     ],
