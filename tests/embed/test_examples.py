@@ -16,7 +16,7 @@ import time
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import msgspec
 import pytest
@@ -206,6 +206,18 @@ def line() -> ModuleType:
     finally:
         del sys.modules["line"]
     return module
+
+
+@pytest.mark.parametrize(("is_ready", "more", "is_killed"), [(False, 60, True), (False, -60, False), (True, 60, False)])
+def test_a_replacement_that_hangs_while_it_loads_is_killed(line, is_ready, more, is_killed):
+    """``more``: by how many seconds the longest start is exceeded."""
+    killed = []
+    watched = object.__new__(line.Line)
+    watched.arguments, watched.queue, watched.judging = SimpleNamespace(timeout_ms=200.0), (), None
+    watched.worker, watched.is_ready = SimpleNamespace(kill=lambda: killed.append(True)), is_ready
+    watched.started = time.perf_counter() - line.START_SECONDS - more
+    watched.answer_late()
+    assert killed == [True] * is_killed
 
 
 @pytest.mark.parametrize(("option", "value"), WRONG_NUMBERS)

@@ -206,6 +206,9 @@ class Line:
         # After ten timeouts the process is considered hung, and is replaced.
         if self.judging and self.judging.age_ms() > max(10 * timeout_ms, LEAST_HANG_MS):
             self.worker.kill()
+        # A replacement that hangs while it loads would let every part be late for ever.
+        if not self.is_ready and time.perf_counter() - self.started > START_SECONDS:
+            self.worker.kill()
 
     def listen(self, seconds: float) -> None:
         for ready in wait([self.pipe, self.worker.sentinel], seconds):
