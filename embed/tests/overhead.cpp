@@ -30,7 +30,8 @@ ov::InferRequest raw_request(ov::Core &core, const kdx::embed::Detector &detecto
         .compile_model(
             model, "CPU", ov::hint::inference_precision(bf16 ? ov::element::bf16 : ov::element::f32),
             ov::hint::execution_mode(bf16 ? ov::hint::ExecutionMode::PERFORMANCE : ov::hint::ExecutionMode::ACCURACY),
-            ov::hint::performance_mode(ov::hint::PerformanceMode::LATENCY), ov::inference_num_threads(threads))
+            ov::hint::performance_mode(ov::hint::PerformanceMode::LATENCY), ov::hint::enable_cpu_pinning(false),
+            ov::inference_num_threads(threads))
         .create_infer_request();
 }
 
