@@ -39,13 +39,21 @@ thread_local char last_error[1024] = "";
 
 void remember(const char *what) noexcept { kdx::embed::copy_text(what, last_error, sizeof last_error); }
 
+void remember(const Failure &failure) noexcept {
+    try {
+        remember(failure.within(sizeof last_error - 1).c_str());
+    } catch (...) {  // out of memory: the end is cut
+        remember(failure.what());
+    }
+}
+
 template <class Action>
 kdx_status guarded(Action &&action) noexcept {
     try {
         action();
         return KDX_OK;
     } catch (const Failure &failure) {
-        remember(failure.what());
+        remember(failure);
         return failure.status;
     } catch (const std::bad_alloc &) {
         remember("out of memory");
@@ -72,6 +80,7 @@ constexpr std::size_t kFirstDescription = offsetof(kdx_description, said);
 constexpr std::size_t kFirstReport = sizeof(kdx_selftest_report);
 constexpr std::size_t kFirstBuffer = sizeof(kdx_buffer);
 constexpr std::size_t kMostBatchSizes = 4096;
+constexpr int kMostThreads = 1024;  // as in kdx/runtime/backend.py
 
 void require_size(std::uint32_t size, std::size_t first, const char *name) {
     if (!kdx::embed::is_size(size, first))
@@ -123,7 +132,9 @@ kdx_options read_options(const kdx_options *options) {
     if (!options) return given;
     require_size(options->struct_size, kFirstOptions, "options");
     std::memcpy(&given, options, std::min<std::size_t>(options->struct_size, sizeof given));
-    if (given.threads < 0 || given.device < 0) refuse("invalid threads or device", {"0 or more", "", ""});
+    if (given.threads < 0 || given.threads > kMostThreads)
+        refuse("invalid threads", {"0 to 1024", std::to_string(given.threads), ""});
+    if (given.device < 0) refuse("invalid device", {"0 or more", std::to_string(given.device), ""});
     if (given.batch_size_count > kMostBatchSizes)
         refuse("too many batch sizes", {"at most 4096", std::to_string(given.batch_size_count), ""});
     if (given.batch_size_count) require_pointer(given.batch_sizes, "batch_sizes");
@@ -267,11 +278,12 @@ kdx_status kdx_selftest(kdx_detector *detector, double budget_ms, double percent
         hand_over(made, report);
         require_pointer(detector, "detector");
         auto found = made;  // what is not measured stays NaN
-        kdx::embed::selftest(detector->get(), budget_ms, percentile, calls, found);
+        const auto failure = kdx::embed::selftest(detector->get(), budget_ms, percentile, calls, found);
         hand_over(found, report);
+        if (failure) remember(*failure);
     });
     if (status != KDX_OK && report && kdx::embed::is_size(report->struct_size, kFirstReport)) {
-        std::memcpy(made.said, last_error, sizeof made.said - 1);
+        kdx::embed::copy_text(last_error, made.said, sizeof made.said);
         hand_over(made, report);
     }
     return status;

@@ -26,10 +26,10 @@ kdx_verdict &at(kdx_verdict *verdicts, std::size_t index, std::size_t step) {
 }
 
 // Returns the distance between verdicts: the size of the first or, if that is invalid, of the
-// second. 0: not known.
+// second. 0: not known. Smaller distances are tried first: no array is read beyond its end.
 std::size_t step_of(kdx_verdict *verdicts, std::size_t count) {
     if (is_size(verdicts->struct_size, kFirstVerdict)) return verdicts->struct_size;
-    for (const auto published : {sizeof(kdx_verdict), kSecondVerdict, kFirstVerdict})
+    for (const auto published : {kFirstVerdict, kSecondVerdict, sizeof(kdx_verdict)})
         if (count > 1 && at(verdicts, 1, published).struct_size == published) return published;
     return 0;
 }
@@ -39,10 +39,10 @@ std::size_t step_of(kdx_verdict *verdicts, std::size_t count) {
 bool is_size(std::uint32_t size, std::size_t first) { return size >= first && size <= kLargest; }
 
 void reset_verdicts(kdx_verdict *verdicts, std::size_t count) noexcept {
-    if (!verdicts) return;
+    if (!verdicts || count == 0) return;
     if (count > kMostImages) count = 1;  // not the length of the array
     const auto step = step_of(verdicts, count);
-    for (std::size_t i = 0; i < (step ? count : std::min<std::size_t>(count, 1)); ++i) {
+    for (std::size_t i = 0; i < (step ? count : 1); ++i) {
         auto &verdict = at(verdicts, i, step);
         reset(verdict);
         if (step >= kSecondVerdict) verdict.reason = KDX_REASON_NONE;

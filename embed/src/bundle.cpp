@@ -98,10 +98,11 @@ std::string Bundle::doubt_about(Precision precision, Runtime runtime) const {
 fs::path Bundle::file_of(const std::string &name) const {
     const auto file = path / fs::u8path(name);
     std::error_code error;
-    if (fs::is_regular_file(file, error)) return file;
-    if (fs::is_symlink(file, error))  // also one that leads back to itself
+    const bool leads_nowhere = fs::is_symlink(file, error) && !fs::is_regular_file(file, error);
+    if (leads_nowhere && error != std::errc::permission_denied)  // also one that leads back to itself
         throw Failure(KDX_ERROR_BUNDLE, "'" + name + "' in '" + path.string() + "' is a link that leads to no file",
                       {"", "", kCopyAgain});
+    if (has_file(file)) return file;
     throw Failure(KDX_ERROR_BUNDLE, "'" + name + "' is missing from '" + path.string() + "'", {"", "", kCopyAgain});
 }
 

@@ -81,7 +81,9 @@ struct Bundle {
     bool has_int8_students = false;            // trained as INT8 networks, with a reference of their own
     bool has_residual_additions = true;        // in the INT8 students' graph; also where it is not recorded
     std::map<std::string, std::string> files;  // SHA-256 by relative POSIX path
+    std::string index_sha256;                  // of bundle.json when it was opened
     std::optional<Seal> seal;                  // the verified signature, if one was required
+    std::vector<PublicKey> keys;               // one of which must have made it
 
     // Returns the rows and the columns of the frame that the map covers.
     Covered rows_covered() const {

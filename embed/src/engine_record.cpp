@@ -31,7 +31,6 @@ std::string release_of(const std::string &version) {
 
 // Checks that a required signature covers a file of an engine: a plan is code for the GPU.
 void require_signed(const Bundle &bundle, const fs::path &engine, const char *file, const std::string &received) {
-    if (!bundle.seal) return;
     const auto name = "engines/" + engine.filename().u8string() + '/' + file;
     const auto found = bundle.seal->engines.find(name);
     const bool is_listed = found != bundle.seal->engines.end();
@@ -42,16 +41,12 @@ void require_signed(const Bundle &bundle, const fs::path &engine, const char *fi
                        "'; or name a backend that runs no engine"});
 }
 
-// Returns the text of an engine's record, after checking that a required signature covers it and
+// Returns the text of an engine's record, after checking that the required signature covers it and
 // the plan.
 std::string read_record(const Bundle &bundle, const fs::path &engine) {
     auto text = read_file(engine / kRecord);
     require_signed(bundle, engine, kRecord, hexadecimal(sha256_of(text)));
-    std::error_code error;
-    if (bundle.seal) {
-        const bool has_plan = fs::is_regular_file(engine / kPlan, error);
-        require_signed(bundle, engine, kPlan, has_plan ? sha256_of_file(engine / kPlan) : "none");
-    }
+    require_signed(bundle, engine, kPlan, has_file(engine / kPlan) ? sha256_of_file(engine / kPlan) : "none");
     return text;
 }
 
@@ -123,17 +118,23 @@ std::string build_command(const Bundle &bundle, Precision precision, const Engin
 EngineRecord find_engine(const Bundle &bundle, Precision precision, const Machine &machine) {
     const auto &sha256 = bundle.hash_of(Bundle::graph_name(precision));
     std::vector<fs::path> folders;
-    std::error_code error;
-    for (const auto &entry : fs::directory_iterator(bundle.path / "engines", error))
+    std::error_code error, ignored;
+    for (const auto &entry : fs::directory_iterator(bundle.path / "engines", error)) {
+        // One that cannot be examined is named among the reasons, or refused under a signature.
+        const auto record = fs::status(entry.path() / kRecord, ignored);
         // A name that begins with a dot is an engine under construction, or what a killed build
         // left behind.
-        if (entry.path().filename().string().front() != '.' && fs::is_regular_file(entry.path() / kRecord, error))
+        const bool is_finished = entry.path().filename().string().front() != '.';
+        if (is_finished && (fs::is_regular_file(record) || !fs::status_known(record)))
             folders.push_back(entry.path());
+    }
+    if (error && error != std::errc::no_such_file_or_directory) refuse_unreadable(bundle.path / "engines", error);
     std::sort(folders.begin(), folders.end());
-    // All records are checked against the signature before one is chosen, as kdx/bundle/signature.py
-    // does.
+    // All records are checked against a required signature before one is chosen, as
+    // kdx/bundle/signature.py does.
     std::vector<std::string> texts;
-    for (const auto &folder : folders) texts.push_back(read_record(bundle, folder));
+    for (const auto &folder : folders)
+        if (bundle.seal) texts.push_back(read_record(bundle, folder));
     std::string reasons;
     const auto target =
         std::string(kFlavour) + '-' + machine.compute_capability + '-' + name_of(precision);  // of a new engine
@@ -145,7 +146,7 @@ EngineRecord find_engine(const Bundle &bundle, Precision precision, const Machin
         replaces = replaces || is_replaced;
         std::string reason;
         try {
-            auto record = parse_engine_record(texts[i], folder);
+            auto record = parse_engine_record(bundle.seal ? texts[i] : read_file(folder / kRecord), folder);
             reason = mismatch(record, machine, sha256);
             if (reason.empty()) return record;
             const bool is_alike = record.flavour == kFlavour && record.precision == name_of(precision);
@@ -166,8 +167,7 @@ EngineRecord find_engine(const Bundle &bundle, Precision precision, const Machin
 }
 
 std::string read_plan(const EngineRecord &record) {
-    std::error_code error;
-    auto plan = fs::is_regular_file(record.plan, error) ? read_file(record.plan) : std::string();
+    auto plan = has_file(record.plan) ? read_file(record.plan) : std::string();
     if (hexadecimal(sha256_of(plan)) != record.plan_sha256)
         throw Failure(KDX_ERROR_BACKEND, "'" + record.plan.string() + "' is missing or was altered",
                       {"", "", "build the engine again (kdx build-engine --force)"});

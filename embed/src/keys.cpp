@@ -96,11 +96,10 @@ PublicKey read_public_key(const char *given) {
     const std::string key = given;
     if (key.find("-----BEGIN ") != std::string::npos) return key_from(key, "the key");
     const auto path = std::filesystem::u8path(key);
-    std::error_code error;
-    if (!std::filesystem::is_regular_file(path, error))
-        throw Failure(KDX_ERROR_ARGUMENT, "there is no key '" + key + "'",
-                      {"", "", "name the file; kdx sign --new-key NAME makes NAME.key and NAME.pub"});
     try {
+        if (!has_file(path))
+            throw Failure(KDX_ERROR_ARGUMENT, "there is no key '" + key + "'",
+                          {"", "", "name the file; kdx sign --new-key NAME makes NAME.key and NAME.pub"});
         return key_from(read_file(path), "'" + key + "'");
     } catch (const Failure &failure) {
         // The key is an argument, not a file of the bundle.

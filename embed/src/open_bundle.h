@@ -14,4 +14,8 @@ namespace kdx::embed {
 // that is parsed.
 Bundle open_bundle(const std::filesystem::path &path, const std::vector<PublicKey> *keys = nullptr);
 
+// Checks that bundle.json on disk is still the one that was opened, and its signature the one that
+// was required, if any. Throws Failure (KDX_ERROR_BUNDLE).
+void require_same_index(const Bundle &bundle);
+
 }  // namespace kdx::embed

@@ -5,8 +5,8 @@
 #include <cmath>
 #include <cstring>
 
-#include "error.h"
 #include "golden.h"
+#include "open_bundle.h"
 #include "text.h"
 #include "verify.h"
 
@@ -15,10 +15,6 @@ namespace kdx::embed {
 namespace {
 
 constexpr int kWarmUp = 5;
-
-void fail(kdx_selftest_report &report, const std::string &why) {
-    copy_text(why.c_str(), report.said, sizeof report.said);
-}
 
 void add_comparison(const Comparison &compared, kdx_selftest_report &report) {
     report.images = compared.images, report.flips = compared.flips;
@@ -71,9 +67,30 @@ void time_calls(const Detector &detector, const Golden &golden, double percentil
     report.calls = calls;
 }
 
+// Makes the checks one after another. Throws Failure for the first that fails.
+void run_checks(const Detector &detector, double budget_ms, double percentile, int calls, kdx_selftest_report &report) {
+    const auto &bundle = detector.bundle();
+    require_same_index(bundle);
+    bundle.check_files();
+    const auto runtime = detector.backend().runtime();
+    const auto undecided = bundle.why_undecided(detector.precision(), runtime);
+    if (!undecided.empty()) throw Failure(KDX_ERROR_BUNDLE, undecided);
+    if (!bundle.threshold_of(detector.precision(), runtime).is_set())
+        throw Failure(KDX_ERROR_BUNDLE, "not calibrated: every verdict is undecided; run kdx calibrate BUNDLE DATA");
+    const auto golden = read_golden(bundle, detector.precision());
+    const auto compared = compare(detector, golden);
+    add_comparison(compared, report);
+    if (!compared.is_passed())
+        throw Failure(KDX_ERROR_BACKEND, "the golden images differ from the reference: " + compared.text());
+    time_calls(detector, golden, percentile, calls, report);
+    if (budget_ms > 0 && report.latency_ms > budget_ms)
+        throw Failure(KDX_ERROR_BACKEND, "the latency exceeds the budget");
+}
+
 }  // namespace
 
-void selftest(const Detector &detector, double budget_ms, double percentile, int calls, kdx_selftest_report &report) {
+std::optional<Failure> selftest(const Detector &detector, double budget_ms, double percentile, int calls,
+                                kdx_selftest_report &report) {
     const bool is_valid = budget_ms >= 0 && std::isfinite(budget_ms) && percentile > 0 && percentile < 100 &&
                           calls > 0 && calls <= 1'000'000;
     if (!is_valid || calls < std::ceil(1 / (1 - percentile / 100) - 1e-9))
@@ -82,24 +99,13 @@ void selftest(const Detector &detector, double budget_ms, double percentile, int
                        "1 / (1 - percentile / 100) calls",
                        "", ""});
     try {
-        detector.bundle().check_files();
-        const auto &bundle = detector.bundle();
-        const auto runtime = detector.backend().runtime();
-        const auto undecided = bundle.why_undecided(detector.precision(), runtime);
-        if (!undecided.empty()) return fail(report, undecided);
-        if (!bundle.threshold_of(detector.precision(), runtime).is_set())
-            return fail(report, "not calibrated: every verdict is undecided; run kdx calibrate BUNDLE DATA");
-        const auto golden = read_golden(detector.bundle(), detector.precision());
-        const auto compared = compare(detector, golden);
-        add_comparison(compared, report);
-        if (!compared.is_passed())
-            return fail(report, "the golden images differ from the reference: " + compared.text());
-        time_calls(detector, golden, percentile, calls, report);
-        if (budget_ms > 0 && report.latency_ms > budget_ms) return fail(report, "the latency exceeds the budget");
-        report.passed = 1;
+        run_checks(detector, budget_ms, percentile, calls, report);
     } catch (const Failure &failure) {
-        fail(report, failure.what());
+        copy_text(failure.within(sizeof report.said - 1).c_str(), report.said, sizeof report.said);
+        return failure;
     }
+    report.passed = 1;
+    return std::nullopt;
 }
 
 }  // namespace kdx::embed

@@ -1,11 +1,12 @@
 #include "sha256.h"
 
 #include <algorithm>
+#include <cerrno>
 #include <cstring>
 #include <fstream>
 #include <vector>
 
-#include "error.h"
+#include "files.h"
 
 namespace kdx::embed {
 
@@ -94,13 +95,14 @@ std::string hexadecimal(const std::array<std::uint8_t, 32> &digest) {
 }
 
 std::string sha256_of_file(const std::filesystem::path &file) {
+    errno = 0;
     std::ifstream stream(file, std::ios::binary);
-    if (!stream) throw Failure(KDX_ERROR_BUNDLE, "'" + file.string() + "' cannot be read");
+    if (!stream) refuse_unreadable(file, last_error_code());
     Sha256 sha;
     std::vector<char> buffer(1 << 20);
     while (stream.read(buffer.data(), static_cast<std::streamsize>(buffer.size())) || stream.gcount())
         sha.update(buffer.data(), static_cast<std::size_t>(stream.gcount()));
-    if (stream.bad()) throw Failure(KDX_ERROR_BUNDLE, "'" + file.string() + "' cannot be read to its end");
+    if (stream.bad()) refuse_unreadable(file, last_error_code());
     return hexadecimal(sha.digest());
 }
 

@@ -130,8 +130,7 @@ Seal verify_signature(const fs::path &bundle, const std::string &text, std::stri
 }
 
 Seal verify_signature(const fs::path &bundle, std::string_view index, const std::vector<PublicKey> &keys) {
-    std::error_code error;
-    if (!fs::is_regular_file(bundle / kSignature, error))
+    if (!has_file(bundle / kSignature))
         refuse_signature(
             "'" + bundle.string() + "' is not signed",
             {std::string(kSignature) + ", by " + list(keys), "no signature",
@@ -140,8 +139,7 @@ Seal verify_signature(const fs::path &bundle, std::string_view index, const std:
 }
 
 void require_signed_index(const fs::path &bundle, std::string_view index) {
-    std::error_code error;
-    if (!fs::is_regular_file(bundle / kSignature, error)) return;
+    if (!has_file(bundle / kSignature)) return;
     const auto file = parse_file(bundle, read_file(bundle / kSignature));
     require_its_index(bundle, index, parse_statement(bundle, file.statement));
 }

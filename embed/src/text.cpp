@@ -33,14 +33,23 @@ bool is_control(const char *text, std::size_t length) {
     return length == 2 && first == 0xc2 && byte_at(text, 1) < 0xa0;
 }
 
+constexpr char kCut[] = "\xe2\x80\xa6";  // "…"
+constexpr std::size_t kCutBytes = sizeof kCut - 1;
+
 }  // namespace
 
 void copy_text(const char *text, char *target, std::size_t size) noexcept {
-    std::size_t filled = 0;
+    std::size_t filled = 0, before_cut = 0;  // the last place from which there is room for "…"
     while (*text) {
         const auto length = length_of(text), taken = std::max<std::size_t>(length, 1);
         const bool is_shown = length && !is_control(text, length);
-        if (filled + (is_shown ? length : 1) >= size) break;
+        if (filled + kCutBytes < size) before_cut = filled;
+        if (filled + (is_shown ? length : 1) >= size) {
+            if (size <= kCutBytes) break;
+            std::memcpy(target + before_cut, kCut, kCutBytes);
+            filled = before_cut + kCutBytes;
+            break;
+        }
         if (is_shown) {
             std::memcpy(target + filled, text, length);
             filled += length;
@@ -50,6 +59,12 @@ void copy_text(const char *text, char *target, std::size_t size) noexcept {
         text += taken;
     }
     target[filled] = '\0';
+}
+
+std::string shortened(const std::string &text, std::size_t bytes) {
+    auto left = text.size() > bytes + kCutBytes ? text.size() - bytes - kCutBytes : 0;
+    while (left && (byte_at(text.c_str(), left) & 0xc0) == 0x80) --left;  // within a character
+    return left ? text.substr(0, left) + kCut : std::string();
 }
 
 }  // namespace kdx::embed

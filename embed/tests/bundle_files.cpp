@@ -10,6 +10,7 @@
 #include "golden.h"
 #include "internals.h"
 #include "open_bundle.h"
+#include "sha256.h"
 #include "support.h"
 #include "test_bundle.h"
 
@@ -49,11 +50,42 @@ void altered_files_are_refused(const fs::path &path) {
     std::string message;
     CHECK(status_of([&] { ke::open_bundle("/no/such/bundle"); }, &message) == KDX_ERROR_BUNDLE);
     CHECK(contains(message, "there is no bundle"));
+    // The system's reason is given: for root, no permission is missing.
+    const std::string too_long(300, 'x');
+    CHECK(status_of([&] { ke::open_bundle(too_long); }, &message) == KDX_ERROR_BUNDLE);
+    CHECK(contains(message, "' cannot be read: File name too long"));
+    CHECK(status_of([&] { ke::read_file(path); }, &message) == KDX_ERROR_BUNDLE);
+    CHECK(contains(message, "' cannot be read: Is a directory"));
+    CHECK(status_of([&] { ke::sha256_of_file(path / "nothing"); }, &message) == KDX_ERROR_BUNDLE);
+    CHECK(contains(message, "' cannot be read: No such file or directory"));
+    CHECK(status_of([&] { ke::sha256_of_file(path); }, &message) == KDX_ERROR_BUNDLE);
+    CHECK(contains(message, "' cannot be read: Is a directory"));
+    auto bundle = ke::open_bundle(path);
+    bundle.files[too_long] = std::string(64, '0');
+    CHECK(status_of([&] { bundle.read(too_long); }, &message) == KDX_ERROR_BUNDLE);
+    CHECK(contains(message, "' cannot be read: File name too long"));
     CHECK(status_of([&] { ke::open_bundle(copy / "bundle.json"); }, &message) == KDX_ERROR_BUNDLE);
     CHECK(contains(message, "is a file, and a bundle is a folder"));
     fs::rename(copy / "bundle.json", copy / "run.json");
     CHECK(status_of([&] { ke::open_bundle(copy); }, &message) == KDX_ERROR_BUNDLE);
     CHECK(contains(message, "is not a bundle but a run folder") && contains(message, "kdx export "));
+}
+
+// A program was killed while it replaced the bundle: the old folder waits beside it.
+void an_interrupted_replacement_is_named() {
+    const TemporaryFolder root;
+    std::string message;
+    const auto message_of = [&](const fs::path &path) {
+        CHECK(status_of([&] { ke::open_bundle(path); }, &message) == KDX_ERROR_BUNDLE);
+        return message;
+    };
+    for (const auto *other :
+         {".tile.kdx.a_b2.old/tile.kdx", ".tile.kdx.abcd_123.part/tile.kdx", ".a.kdx.abcd_123.old/a.kdx"})
+        fs::create_directories(root / other);
+    CHECK(contains(message_of(root / "tile.kdx"), "there is no bundle"));
+    fs::create_directories(root / ".tile.kdx.abcd_123.old/tile.kdx");
+    for (const auto *name : {"tile.kdx", "tile.kdx/"})
+        CHECK(contains(message_of(root / name), "was interrupted") && contains(message, "kdx inspect "));
 }
 
 void files_are_hashed_each_time_they_are_read(const fs::path &path) {
@@ -95,6 +127,7 @@ void golden_images_are_read(const fs::path &path) {
 int bundle_files() {
     const fs::path bundle = test_bundle();
     altered_files_are_refused(bundle);
+    an_interrupted_replacement_is_named();
     files_are_hashed_each_time_they_are_read(bundle);
     golden_images_are_read(bundle);
     return status();

@@ -72,6 +72,30 @@ void the_engine_of_this_machine_is_found() {
     CHECK(ke::find_engine(bundle, ke::Precision::fp32, kHere).plan == engines / "fp32" / "model.plan");
 }
 
+// A record that cannot be read hides no other engine, and is named where there is none.
+void an_unreadable_record_hides_no_engine() {
+    const TemporaryFolder folder;
+    ke::Bundle bundle;
+    bundle.path = folder;
+    bundle.files["model.onnx"] = kGraph;
+    const auto engines = folder / "engines";
+    fs::create_directories(engines / "a");
+    fs::create_symlink("engine.json", engines / "a" / "engine.json");  // it leads back to itself
+    const auto find = [&] { return ke::find_engine(bundle, ke::Precision::fp32, kHere); };
+    std::string message;
+    CHECK(status_of(find, &message) == KDX_ERROR_BACKEND);
+    CHECK(contains(message, "engines/a: '") && contains(message, "cannot be read: "));
+    // A file of this system ends before its size says, whoever reads it.
+    fs::remove(engines / "a" / "engine.json");
+    fs::create_symlink("/sys/devices/system/cpu/online", engines / "a" / "engine.json");
+    fs::create_directories(engines / "b");
+    std::ofstream(engines / "b" / "engine.json") << record_text();
+    CHECK(status_of(find, &message) == KDX_OK && find().plan == engines / "b" / "model.plan");
+    fs::remove_all(engines);
+    std::ofstream(engines) << "no folder";
+    CHECK(status_of(find, &message) != KDX_OK && contains(message, "Not a directory"));
+}
+
 // The command in the message replaces what is in the way, by an engine of the same batches and level.
 void the_command_that_builds_an_engine_is_complete() {
     const TemporaryFolder folder;
@@ -103,6 +127,7 @@ int engines() {
     records_are_checked();
     engines_are_compared_with_the_machine();
     the_engine_of_this_machine_is_found();
+    an_unreadable_record_hides_no_engine();
     the_command_that_builds_an_engine_is_complete();
     return status();
 }

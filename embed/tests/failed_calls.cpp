@@ -5,6 +5,7 @@
 #include <cstddef>
 #include <cstring>
 #include <kdx/kdx.hpp>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -153,6 +154,23 @@ void a_failed_batch_leaves_nothing_good(kdx::Detector &detector) {
         CHECK(found.decision == KDX_UNDECIDED && std::isnan(found.margin) && found.reason == KDX_REASON_NONE);
     }
     CHECK(std::all_of(packed.end() - 8, packed.end(), [](char each) { return each == 7; }));
+    // The same with the first version's verdicts, of which the first was not initialised: no memory
+    // after the array is read.
+    constexpr auto first_version = offsetof(kdx_verdict, reason);
+    const std::unique_ptr<char[]> oldest(new char[2 * first_version]());
+    known.struct_size = first_version;
+    std::memcpy(oldest.get() + first_version, &known, first_version);
+    const auto reset_oldest = [&](std::size_t count) {
+        return kdx_infer_batch(nullptr, count, images.data(), reinterpret_cast<kdx_verdict *>(oldest.get()), nullptr);
+    };
+    CHECK(reset_oldest(2) == KDX_ERROR_ARGUMENT);
+    kdx_verdict last{};
+    std::memcpy(&last, oldest.get() + first_version, first_version);
+    CHECK(last.decision == KDX_UNDECIDED && std::isnan(last.margin));
+    // An array of no verdicts has no first one.
+    const std::unique_ptr<char[]> nothing(new char[0]);
+    CHECK(kdx_infer_batch(detector.handle(), 0, images.data(), reinterpret_cast<kdx_verdict *>(nothing.get()),
+                          nullptr) == KDX_OK);
     // The size of the first verdict was overwritten. The second one gives the distance between
     // verdicts.
     std::vector<kdx_verdict> clobbered(5, previous_verdict());
@@ -258,7 +276,7 @@ int main(int argc, char **argv) try {
     kdx::Options options;
     options.backend = argc > 1 ? argv[1] : "";
     options.precision = "fp32";
-    options.threads = 1;
+    options.threads = options.backend == "tensorrt" ? 0 : 1;
     kdx::Detector detector(test_bundle(), options);
     a_failed_call_leaves_nothing_good(detector);
     a_failed_batch_leaves_nothing_good(detector);

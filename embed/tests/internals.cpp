@@ -13,6 +13,7 @@ int main(int argc, char **argv) try {
                                                     {"bundle_files", bundle_files},
                                                     {"manifests", manifests},
                                                     {"signed_engines", signed_engines},
+                                                    {"selftests", selftests},
                                                     {"tensorrt", tensorrt}};
     const auto test = argc == 2 ? tests.find(argv[1]) : tests.end();
     if (test != tests.end()) return test->second();

@@ -6,4 +6,5 @@ int engines();
 int bundle_files();
 int manifests();
 int signed_engines();
+int selftests();
 int tensorrt();

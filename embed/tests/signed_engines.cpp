@@ -51,9 +51,26 @@ void engines_that_are_not_signed_are_not_opened(const fs::path &path, const char
                      [](const fs::path &engines) { fs::copy(engines / "fp16", engines / "later"); }));
 }
 
+// What the self-test checks of a bundle whose signature was required.
+void a_signature_is_verified_again(const fs::path &path, const char *key) {
+    const auto keys = ke::read_public_keys(&key, 1);
+    const auto message_after = [&](auto &&change) {
+        const BundleCopy copy(path);
+        const auto bundle = ke::open_bundle(copy, &keys);
+        CHECK(status_of([&] { ke::require_same_index(bundle); }) == KDX_OK);
+        change(copy);
+        std::string message;
+        CHECK(status_of([&] { ke::require_same_index(bundle); }, &message) == KDX_ERROR_BUNDLE);
+        return message;
+    };
+    CHECK(contains(message_after([](const auto &copy) { fs::remove(copy / "bundle.sig"); }), "is not signed"));
+    CHECK(contains(message_after([](const auto &copy) { append_space(copy / "bundle.json"); }), "was changed since"));
+}
+
 }  // namespace
 
 int signed_engines() {
     engines_that_are_not_signed_are_not_opened(test_bundle(), test_key());
+    a_signature_is_verified_again(test_bundle(), test_key());
     return status();
 }

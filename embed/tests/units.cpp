@@ -299,9 +299,24 @@ void messages_are_shown_as_text() {
     // pair, and a value above the last character.
     CHECK(shown("\xff|\xe6\xa4|\xc0\xaf|\xed\xa0\x80|\xf4\x90\x80\x80") == "?|??|??|???|????");
     CHECK(shown("abc", 3) == "ab");
-    CHECK(shown("ab\xc3\xbc", 4) == "ab");
+    // A text that is cut says so, where there is room for it.
+    CHECK(shown("ab\xc3\xbc", 4) == "\xe2\x80\xa6");
+    CHECK(shown("a\xc3\xbc" "cdefg", 7) == "a\xc3\xbc\xe2\x80\xa6" && shown("abcdef", 7) == "abcdef");
     CHECK(shown("ab\xc3\xbc", 5) == "ab\xc3\xbc");
     CHECK(shown("", 1).empty());
+}
+
+// The fix is the last that a message loses.
+void long_messages_keep_their_fix() {
+    const ke::Failure failure(KDX_ERROR_BUNDLE, "it was altered",
+                              {"sha256 " + std::string(64, 'a'), std::string(2000, 'b'), "copy it again"});
+    CHECK(failure.within(5000) == failure.what());
+    const auto longer = failure.within(1023), shorter = failure.within(120), shortest = failure.within(60);
+    CHECK(longer.size() == 1023 && shorter.size() <= 120 && shortest.size() <= 60);
+    CHECK(contains(longer, "b\xe2\x80\xa6\n  fix: copy it again") && contains(longer, std::string(64, 'a')));
+    CHECK(contains(shorter, "it was altered") && !contains(shorter, "received"));
+    for (const auto &text : {shorter, shortest}) CHECK(contains(text, "\n  fix: copy it again"));
+    CHECK(ke::shortened("a\xc3\xbc" "cdef", 2) == "a\xe2\x80\xa6" && ke::shortened("abc", 1).empty());
 }
 
 }  // namespace
@@ -319,5 +334,6 @@ int units() {
     a_pixel_counts_if_all_that_it_covers_is_included();
     maps_are_divided_by_their_level();
     messages_are_shown_as_text();
+    long_messages_keep_their_fix();
     return status();
 }
