@@ -43,6 +43,8 @@ public:
     // Runs packed images (count, height, width, channels). Any number of threads may call it at
     // once. Throws Failure (KDX_ERROR_BACKEND); the next call may succeed.
     virtual void run(const std::uint8_t *images, std::size_t count, const Sink &sink) = 0;
+    // Says what of the options has no effect on this machine; empty for nothing.
+    virtual std::string remark() const { return {}; }
 };
 
 struct BackendKind {
@@ -57,6 +59,8 @@ struct BackendKind {
     // graph: the content of the precision's ONNX file, the bytes that were hashed.
     std::function<std::unique_ptr<Backend>(const Bundle &bundle, std::string graph, const BackendOptions &options)>
         open;
+    // Whether it runs on a GPU and so takes a device, but neither threads nor a cache.
+    bool is_on_gpu = false;
 };
 
 // The backends that were compiled in, in order of preference.

@@ -1,9 +1,13 @@
 #include "blob_cache.h"
 
+#include <algorithm>
+#include <cerrno>
 #include <chrono>
 #include <cstdint>
 #include <fstream>
 #include <random>
+#include <tuple>
+#include <vector>
 #if !defined(_WIN32)
 #include <sys/stat.h>
 #include <unistd.h>
@@ -20,6 +24,11 @@ namespace fs = std::filesystem;
 namespace {
 
 constexpr std::size_t kDigestBytes = 32;
+// As in kdx/runtime/openvino/blob_cache.py.
+constexpr std::uintmax_t kMostBytes = std::uintmax_t{1} << 30;
+constexpr const char *kSuffix = ".blob", *kUnfinished = ".new-";
+// No writer takes this long: what is older was left by one that was killed.
+constexpr auto kAbandoned = std::chrono::hours(1);
 
 [[noreturn]] void refuse_cache(const fs::path &folder, const std::string &why) {
     throw Failure(KDX_ERROR_ARGUMENT,
@@ -58,14 +67,52 @@ void require_private(const fs::path &folder) {
 
 BlobCache::BlobCache(fs::path folder, bool is_private)
     : folder_(std::move(folder)), is_private_(is_private && !folder_.empty()) {
-    if (!is_private_) return;
+    if (folder_.empty()) return;
     std::error_code error;
-    if (fs::create_directories(folder_, error)) fs::permissions(folder_, fs::perms::owner_all, error);
-    require_private(folder_);
+    if (fs::create_directories(folder_, error) && is_private_)
+        fs::permissions(folder_, fs::perms::owner_all, error);
+    if (is_private_) require_private(folder_);
+    // A file shows more than permissions: the file system may be read-only or full.
+    const auto tried = new_file();
+    errno = 0;
+    if (!error && !(std::ofstream(tried) << ' ').flush()) error = last_error_code();
+    if (error) fault_ = error.message();
+    fs::remove(tried, error);
+}
+
+std::string BlobCache::remark() const {
+    if (fault_.empty()) return {};
+    return "the cache '" + folder_.string() + "' cannot be written: " + fault_ +
+           ". Models that are not in it are compiled at every start";
 }
 
 fs::path BlobCache::file_of(const std::string &key) const {
-    return folder_ / (hexadecimal(sha256_of(key)).substr(0, 40) + ".blob");
+    return folder_ / (hexadecimal(sha256_of(key)).substr(0, 40) + kSuffix);
+}
+
+fs::path BlobCache::new_file() const {
+    const auto now = static_cast<std::uint64_t>(std::chrono::steady_clock::now().time_since_epoch().count());
+    return folder_ / (kUnfinished + std::to_string(now) + "-" + std::to_string(std::random_device{}()));
+}
+
+void BlobCache::make_room(const fs::path &newest) const try {
+    const auto now = fs::file_time_type::clock::now();
+    std::vector<std::tuple<fs::file_time_type, std::uintmax_t, fs::path>> models;
+    std::error_code error;  // another process may have removed the file
+    for (const auto &entry : fs::directory_iterator(folder_)) {
+        const auto used = entry.last_write_time(error);
+        const auto size = error ? 0 : entry.file_size(error);
+        if (error) continue;
+        if (entry.path().extension() == kSuffix)
+            models.emplace_back(used, size, entry.path());
+        else if (entry.path().filename().string().rfind(kUnfinished, 0) == 0 && now - used > kAbandoned)
+            fs::remove(entry.path(), error);
+    }
+    std::sort(models.rbegin(), models.rend());  // the last used first
+    std::uintmax_t total = 0;
+    for (const auto &[used, size, file] : models)
+        if ((total += size) > kMostBytes && file != newest) fs::remove(file, error);
+} catch (const fs::filesystem_error &) {  // the folder was removed
 }
 
 std::optional<std::string> BlobCache::read(const std::string &key) const {
@@ -79,6 +126,7 @@ std::optional<std::string> BlobCache::read(const std::string &key) const {
         const auto digest = sha256_of(blob);
         if (content.compare(0, kDigestBytes, reinterpret_cast<const char *>(digest.data()), kDigestBytes))
             return std::nullopt;
+        fs::last_write_time(file_of(key), fs::file_time_type::clock::now(), error);  // it was used
         return content.substr(kDigestBytes);
     } catch (const Failure &) {
         return std::nullopt;
@@ -91,8 +139,7 @@ void BlobCache::write(const std::string &key, const std::string &blob) const {
     fs::create_directories(folder_, error);
     // The file gets a unique name first and is then renamed, so that another process never reads
     // half a file.
-    const auto now = static_cast<std::uint64_t>(std::chrono::steady_clock::now().time_since_epoch().count());
-    const auto temporary = folder_ / (".new-" + std::to_string(now) + "-" + std::to_string(std::random_device{}()));
+    const auto temporary = new_file();
     {
         std::ofstream stream(temporary, std::ios::binary);
         const auto digest = sha256_of(blob);
@@ -108,6 +155,7 @@ void BlobCache::write(const std::string &key, const std::string &blob) const {
     if (is_private_) fs::permissions(temporary, fs::perms::owner_read | fs::perms::owner_write, error);
     fs::rename(temporary, file_of(key), error);
     if (error) fs::remove(temporary, error);
+    make_room(file_of(key));
 }
 
 }  // namespace kdx::embed

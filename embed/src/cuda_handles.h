@@ -18,6 +18,21 @@ inline void check(cudaError_t status, const char *what) {
     throw Failure(KDX_ERROR_BACKEND, std::string("CUDA: ") + what + ": " + cudaGetErrorString(status));
 }
 
+// Selects a GPU for this thread, and then the one that the caller had selected.
+class SelectedDevice {
+public:
+    explicit SelectedDevice(int device) {
+        check(cudaGetDevice(&before_), "the GPU in use");
+        check(cudaSetDevice(device), "selecting the GPU");
+    }
+    ~SelectedDevice() { cudaSetDevice(before_); }
+    SelectedDevice(const SelectedDevice &) = delete;
+    SelectedDevice &operator=(const SelectedDevice &) = delete;
+
+private:
+    int before_ = 0;
+};
+
 struct FreeDevice {
     void operator()(void *memory) const { cudaFree(memory); }
 };

@@ -64,7 +64,8 @@ void Detector::describe(kdx_description &description) const {
     const bool is_roi_changed = bundle_.invalidated_by(precision_, runtime) == Change::region_of_interest;
     description.roi = is_roi_changed ? KDX_ROI_CHANGED : roi_ ? KDX_ROI_SET : KDX_ROI_NONE;
     auto remark = bundle_.why_undecided(precision_, runtime);
-    if (remark.empty()) remark = bundle_.doubt_about(precision_, runtime);
+    for (const auto &more : {bundle_.doubt_about(precision_, runtime), backend_->graph().remark()})
+        if (!more.empty()) remark += (remark.empty() ? "" : "; ") + more;
     copy_text(remark.c_str(), description.said, sizeof description.said);
     copy_text(threshold_.by_hand.c_str(), description.threshold_by_hand, sizeof description.threshold_by_hand);
 }

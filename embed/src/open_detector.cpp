@@ -60,6 +60,23 @@ Precision fastest_precision(const Bundle &bundle, const BackendKind &kind, int d
     return offered.empty() ? Precision::fp32 : offered.front();
 }
 
+// Refuses options that would have no effect.
+void require_used(const kdx_options &options, const BackendKind &kind) {
+    const auto refuse = [&](const std::string &option, const std::string &expected, const std::string &received,
+                            const std::string &fix) {
+        throw Failure(KDX_ERROR_ARGUMENT,
+                      std::string("the backend '") + name_of(kind.runtime) + "' does not use " + option,
+                      {expected, received, fix});
+    };
+    if (!kind.is_on_gpu && options.device)
+        refuse("device: it runs on the CPU", "0", std::to_string(options.device),
+               "leave device at 0, or set backend to \"tensorrt\" for a GPU");
+    if (kind.is_on_gpu && options.threads)
+        refuse("threads: it runs on the GPU", "0", std::to_string(options.threads), "leave threads at 0");
+    if (kind.is_on_gpu && options.cache_dir && *options.cache_dir)
+        refuse("cache_dir: its engines are in the bundle", "NULL", options.cache_dir, "leave cache_dir out");
+}
+
 // Prepares the batch sizes that were asked for, and returns every size in which the graph will run.
 std::set<std::size_t> prepare_batches(const Detector &detector, const kdx_options &options) {
     std::set<std::size_t> sizes = {1};
@@ -78,6 +95,7 @@ std::unique_ptr<Detector> open_detector(const std::string &path, const kdx_optio
                                         const std::vector<PublicKey> *keys) {
     auto bundle = open_bundle(std::filesystem::u8path(path), keys);
     const auto &kind = backend_named(options.backend);
+    require_used(options, kind);
     const bool is_requested = options.precision && *options.precision;
     BackendOptions chosen;
     chosen.precision = is_requested ? requested_precision(bundle, kind, options.precision)

@@ -147,6 +147,7 @@ public:
 
     Runtime runtime() const override { return Runtime::openvino; }
     std::size_t max_batch() const override { return max_batch_; }
+    std::string remark() const override { return cache_.remark(); }
 
     void prepare(std::size_t count) override {
         with_context("cannot compile the graph for a batch of " + std::to_string(count), [&] { models_.keep(count); });
@@ -175,7 +176,10 @@ private:
         key << "embed 2\n"
             << KDX_VERSION << '\n'
             << ov::get_openvino_version().buildNumber << '\n'
-            << core_.get_property(kDevice, ov::device::full_name) << '\n'
+            << core_.get_property(kDevice, ov::device::full_name) << '\n';
+        // Virtual machines give CPUs with other instructions the same name.
+        for (const auto &capability : core_.get_property(kDevice, ov::device::capabilities)) key << capability << ' ';
+        key << '\n'
             << sha256_ << '\n'
             << batch << '\n'
             << is_bf16_ << '\n'

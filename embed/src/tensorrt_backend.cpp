@@ -166,13 +166,13 @@ private:
     Log &log_;
 };
 
+// Created and used with its GPU selected.
 class TensorRt : public Backend {
 public:
     TensorRt(const Bundle &bundle, const BackendOptions &options)
         : device_(options.device),
           image_bytes_(static_cast<std::size_t>(bundle.height) * bundle.width * bundle.channels),
           map_values_(static_cast<std::size_t>(bundle.map_height) * bundle.map_width) {
-        check(cudaSetDevice(device_), "selecting the GPU");
         const auto record = find_engine(bundle, options.precision, machine_of(device_));
         const auto plan = read_plan(record);
         batches_ = record.batches;
@@ -189,7 +189,19 @@ public:
         profiles_.resize(batches_.size());
     }
 
-    ~TensorRt() override { cudaSetDevice(device_); }
+    // What is freed belongs to its GPU: graphs and contexts before the engine, the engine before
+    // its runtime and log. Where that GPU cannot be selected any more, it is freed all the same.
+    ~TensorRt() override {
+        int before = 0;
+        const bool is_known = cudaGetDevice(&before) == cudaSuccess;
+        cudaSetDevice(device_);
+        profiles_.clear();
+        stream_.reset();
+        buffers_.reset();
+        engine_.reset();
+        runtime_.reset();
+        if (is_known) cudaSetDevice(before);
+    }
 
     Runtime runtime() const override { return Runtime::tensorrt; }
     std::size_t max_batch() const override { return static_cast<std::size_t>(batches_.back()); }
@@ -202,7 +214,7 @@ public:
 
     void run(const std::uint8_t *images, std::size_t count, const Sink &sink) override {
         const std::lock_guard lock(mutex_);
-        check(cudaSetDevice(device_), "selecting the GPU");  // for this thread
+        const SelectedDevice selected(device_);
         auto &profile = profile_for(count);
         try {
             profile.set_batch(count);
@@ -309,8 +321,7 @@ private:
     const int device_;
     const std::size_t image_bytes_, map_values_;
     std::vector<int> batches_;
-    // Members are destroyed in reverse order: graphs and contexts before the engine, the engine
-    // before its runtime and log.
+    // Where the constructor fails, members are destroyed in reverse order, as in the destructor.
     Log log_;
     std::unique_ptr<nvinfer1::IRuntime> runtime_;
     std::unique_ptr<nvinfer1::ICudaEngine> engine_;
@@ -340,8 +351,10 @@ BackendKind tensorrt_kind() {
             holds_engine,
             // The plan was built from the graph, of which only the hash is needed here.
             [](const Bundle &bundle, const std::string &, const BackendOptions &options) -> std::unique_ptr<Backend> {
+                const SelectedDevice selected(options.device);
                 return std::make_unique<TensorRt>(bundle, options);
-            }};
+            },
+            true};
 }
 
 }  // namespace kdx::embed

@@ -1,4 +1,6 @@
 // kdx_caches: the cache of compiled models on disk, and the one in memory.
+#include <chrono>
+#include <cstdint>
 #include <filesystem>
 #include <fstream>
 #include <future>
@@ -6,6 +8,7 @@
 #include <mutex>
 #include <stdexcept>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "batch_cache.h"
@@ -31,6 +34,43 @@ void caches_return_only_complete_blobs() {
     none.write("a", "blob");
     CHECK(!none.read("a"));
     ke::BlobCache("/proc/no/such").write("a", "blob");  // costs time but changes no answer
+    CHECK(cache.remark().empty() && none.remark().empty());
+}
+
+void caches_that_cannot_be_written_are_named() {
+    const TemporaryFolder root;
+    std::ofstream(root / "file") << ' ';
+    for (const auto &[folder, why] : {std::pair(fs::path("/proc/no/such"), "No such file"),
+                                      std::pair(root / "file", "Not a directory"),
+                                      std::pair(root / "file/cache", "Not a directory")}) {
+        const auto remark = ke::BlobCache(folder).remark();
+        CHECK(contains(remark, "the cache '" + folder.string() + "' cannot be written: ") && contains(remark, why));
+    }
+}
+
+// Sparse files stand for large models.
+void caches_are_bounded() {
+    const TemporaryFolder folder;
+    const ke::BlobCache cache(folder);
+    const auto now = fs::file_time_type::clock::now();
+    const auto put = [&](const char *name, std::uintmax_t bytes, std::chrono::hours age) {
+        std::ofstream(folder / name) << ' ';
+        fs::resize_file(folder / name, bytes);
+        fs::last_write_time(folder / name, now - age);
+    };
+    cache.write("used", "blob");
+    for (const auto &file : fs::directory_iterator(folder))
+        fs::last_write_time(file.path(), now - std::chrono::hours(9));
+    put("old.blob", std::uintmax_t{1} << 29, std::chrono::hours(3));
+    put("newer.blob", (std::uintmax_t{1} << 30) - 1000, std::chrono::hours(2));
+    put("other.txt", std::uintmax_t{1} << 31, std::chrono::hours(9));
+    put(".new-left", 9, std::chrono::hours(2));
+    put(".new-written", 9, std::chrono::hours(0));
+    CHECK(cache.read("used") == "blob");  // from now on it is the one that was used last
+    cache.write("new", "blob");
+    CHECK(cache.read("used") == "blob" && cache.read("new") == "blob");
+    for (const auto *kept : {"newer.blob", "other.txt", ".new-written"}) CHECK(fs::exists(folder / kept));
+    for (const auto *removed : {"old.blob", ".new-left"}) CHECK(!fs::exists(folder / removed));
 }
 
 void caches_of_others_are_not_used_under_a_signature() {
@@ -136,6 +176,8 @@ void a_value_that_failed_is_made_again() {
 
 int main() {
     caches_return_only_complete_blobs();
+    caches_that_cannot_be_written_are_named();
+    caches_are_bounded();
     caches_of_others_are_not_used_under_a_signature();
     values_are_made_once_and_do_not_block_others();
     the_least_recently_used_value_is_dropped();

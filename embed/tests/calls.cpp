@@ -35,9 +35,17 @@ void arguments_are_checked() {
     given.precision = "int3";
     CHECK(kdx_open(bundle.c_str(), &given, &opened) == KDX_ERROR_BACKEND);
     given.precision = nullptr;
-    given.threads = -1;
-    CHECK(kdx_open(bundle.c_str(), &given, &opened) == KDX_ERROR_ARGUMENT);
+    for (const std::int32_t threads : {-1, 1025}) {
+        given.threads = threads;
+        CHECK(kdx_open(bundle.c_str(), &given, &opened) == KDX_ERROR_ARGUMENT);
+        CHECK(std::string(kdx_last_error()).find("0 to 1024") != std::string::npos);
+    }
     given.threads = 0;
+    // The CPU is no GPU.
+    given.backend = "openvino", given.device = 7;
+    CHECK(kdx_open(bundle.c_str(), &given, &opened) == KDX_ERROR_ARGUMENT);
+    CHECK(std::string(kdx_last_error()).find("does not use device") != std::string::npos);
+    given.backend = nullptr, given.device = 0;
     given.batch_size_count = 1;
     CHECK(kdx_open(bundle.c_str(), &given, &opened) == KDX_ERROR_ARGUMENT);
     for (const std::int32_t size : {0, -1, 1 << 21}) {
@@ -232,6 +240,14 @@ void the_selftest_passes_and_can_fail(kdx::Detector &detector) {
     CHECK(kdx_selftest(detector.handle(), 1, std::nan(""), 40, &refused) == KDX_ERROR_ARGUMENT);
 }
 
+// A cache that cannot be written costs time at every start, and nothing else.
+void a_cache_without_effect_is_named() {
+    auto cached = options;
+    cached.backend = "openvino", cached.cache_dir = "/proc/nothing/cache";
+    const std::string said = kdx::Detector(bundle, cached).describe().said;
+    CHECK(said.find("the cache '/proc/nothing/cache' cannot be written: ") != std::string::npos);
+}
+
 void opening_and_closing_in_parallel_is_safe() {
     std::vector<std::thread> threads;
     std::atomic<int> wrong{0};
@@ -256,7 +272,7 @@ int main(int argc, char **argv) try {
     bundle = test_bundle();
     options.backend = argc > 1 ? argv[1] : "";
     options.precision = "fp32";
-    options.threads = 1;
+    options.threads = options.backend == "tensorrt" ? 0 : 1;
     arguments_are_checked();
     kdx::Detector detector(bundle, options);
     strides_and_orders_change_nothing(detector);
@@ -265,6 +281,7 @@ int main(int argc, char **argv) try {
     threads_get_the_same_answers(detector);
     new_batch_sizes_are_safe_beside_single_images();
     the_selftest_passes_and_can_fail(detector);
+    if (options.threads) a_cache_without_effect_is_named();
     opening_and_closing_in_parallel_is_safe();
     return status();
 } catch (const std::exception &error) {

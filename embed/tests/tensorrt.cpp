@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "check.h"
+#include "cuda_runtime_api.h"
 #include "engine_bundle.h"
 #include "fake.h"
 #include "internals.h"
@@ -199,6 +200,42 @@ void a_detector_that_cannot_be_opened_holds_nothing() {
     }
 }
 
+// The GPU that the caller uses for its own work is still selected after every call.
+void the_callers_gpu_stays_selected() {
+    const auto is_selected = [](int expected) {
+        int device = -1;
+        return cudaGetDevice(&device) == cudaSuccess && device == expected;
+    };
+    CHECK(cudaSetDevice(1) == cudaSuccess);
+    {
+        kdx::Detector detector(bundle, options());
+        CHECK(is_selected(1));
+        const auto &frames = frames_of(detector);
+        run(detector, frames, {5, 5, 5, kSmall});
+        fake::fail_at(1, "enqueueV3");
+        CHECK(Batch(detector, frames, 7).is_blank() && is_selected(1));
+        fake::fail_at(0);
+    }
+    CHECK(is_selected(1));
+    CHECK(cudaSetDevice(0) == cudaSuccess);
+}
+
+void options_without_effect_are_refused() {
+    const auto refused = [](auto &&change) {
+        auto given = options();
+        change(given);
+        try {
+            const kdx::Detector detector(bundle, given);
+            return std::string();
+        } catch (const kdx::Error &error) {
+            CHECK(error.status() == KDX_ERROR_ARGUMENT);
+            return std::string(error.what());
+        }
+    };
+    CHECK(contains(refused([](auto &given) { given.threads = 2; }), "'tensorrt' does not use threads"));
+    CHECK(contains(refused([](auto &given) { given.cache_dir = "cache"; }), "'tensorrt' does not use cache_dir"));
+}
+
 void threads_take_turns() {
     kdx::Detector detector(bundle, options());
     const auto &frames = frames_of(detector);
@@ -258,6 +295,8 @@ int tensorrt() {
     a_failure_has_its_own_reason();
     any_one_call_may_fail();
     a_detector_that_cannot_be_opened_holds_nothing();
+    the_callers_gpu_stays_selected();
+    options_without_effect_are_refused();
     threads_take_turns();
     an_engine_of_another_size_is_refused(with_engine);
     the_precision_of_an_engine_is_taken(with_engine);

@@ -125,13 +125,16 @@ enum { KDX_ROI_NONE = 0, KDX_ROI_SET = 1, KDX_ROI_CHANGED = 2 };
 
 typedef struct kdx_options {
     uint32_t struct_size;
-    int32_t threads;       /* threads of one inference; 0: the runtime chooses (one per physical core) */
+    int32_t threads;       /* threads of one inference, up to 1024; 0: the runtime chooses (one per physical core), as
+                              it must on a GPU */
     const char *backend;   /* "openvino" or "tensorrt"; NULL: the first that was compiled in */
     const char *precision; /* "fp32", "fp16", "bf16" or "int8"; NULL: the fastest that the bundle holds, that this
                               machine computes, and that is calibrated if FP32 is calibrated */
     const char *cache_dir; /* folder for compiled models, with which the next start takes half a second; NULL: they
-                              are not kept */
-    int32_t device;        /* index of the GPU, from 0 */
+                              are not kept, and engines of TensorRT need none. Beyond 1 GiB, those that were used
+                              least recently are removed; kdx_description.said names a folder that cannot be written */
+    int32_t device;        /* index of the GPU, from 0; 0 for a backend without GPUs. kdx_open refuses threads,
+                              cache_dir and device for a backend on which they would have no effect. */
     /* Batch sizes that will be passed to kdx_infer_batch, batch_size_count of them; NULL and 0:
      * none. kdx_open compiles the models that these sizes need, compares the golden images in such
      * batches too, and keeps the models in memory. Any other size is compiled by the first call
@@ -157,10 +160,12 @@ typedef struct kdx_description {
     char backend[24];
     char precision[8];
     int32_t roi; /* KDX_ROI_... */
-    char said[256]; /* why every verdict is undecided although the bundle was calibrated, or what is not known
-                       about its threshold; empty: nothing. Write it to the line's log at the start. */
-    char threshold_by_hand[256]; /* why a person set the threshold (`kdx calibrate --threshold`), in UTF-8; empty: it
-                                    was chosen from scores, or there is none */
+    char said[256]; /* why every verdict is undecided although the bundle was calibrated, what is not known about its
+                       threshold, or why compiled models cannot be kept in cache_dir; empty: nothing. Write it to the
+                       line's log at the start. */
+    char threshold_by_hand[256]; /* why a person set the threshold (`kdx calibrate --threshold`), in UTF-8; a text
+                                    that is too long ends with "..." as one character, U+2026; empty: it was chosen
+                                    from scores, or there is none */
     int32_t crop_left, crop_top, crop_width, crop_height; /* the window of the frame that the networks see, in pixels;
                                                              all of it if the bundle has none */
 } kdx_description;
@@ -214,7 +219,7 @@ typedef struct kdx_selftest_report {
     double latency_ms; /* from image to verdict and map, at the requested percentile */
     double median_ms;
     int32_t calls;
-    char said[256]; /* what failed; empty if the test passed */
+    char said[256]; /* what failed, and how to fix it; empty if the test passed. kdx_last_error has all of it. */
 } kdx_selftest_report;
 
 /* Opens a bundle. The function checks the schema, the paths and the hash of every file, compiles
@@ -270,10 +275,11 @@ KDX_API kdx_status kdx_infer_batch(kdx_detector *detector, size_t count, const k
 KDX_API kdx_status kdx_regions(const kdx_detector *detector, const kdx_map *map, double threshold, double min_area,
                                double pixel_size_um, size_t room, kdx_region *regions, size_t *count) KDX_NOEXCEPT;
 
-/* The check at the start of a shift, which takes about a second. It checks every hash again,
- * compares the golden images with the reference, and compares the latency of `calls` calls at a
- * percentile (for example 95) with a budget in milliseconds; a budget of 0 sets no limit. A bundle
- * without a threshold fails, because its verdicts are undecided. KDX_OK means that the test ran;
+/* The check at the start of a shift, which takes about a second. It checks every hash again, and
+ * that bundle.json is the one that was opened, with its signature if one was required. It compares
+ * the golden images with the reference, and the latency of `calls` calls at a percentile (for
+ * example 95) with a budget in milliseconds; a budget of 0 sets no limit. A bundle without a
+ * threshold fails, because its verdicts are undecided. KDX_OK means that the test ran;
  * report->passed is its result. After an error, passed is 0. The first check that fails is the
  * last: numbers that were not measured are NaN, and flips is -1. */
 KDX_API kdx_status kdx_selftest(kdx_detector *detector, double budget_ms, double percentile, int32_t calls,
@@ -302,7 +308,8 @@ KDX_API kdx_status kdx_decode(const kdx_detector *detector, const kdx_buffer *bu
 /* Frees a detector. NULL is allowed. */
 KDX_API void kdx_close(kdx_detector *detector) KDX_NOEXCEPT;
 
-/* Returns the message of this thread's last failed call. Never NULL; valid until its next call. */
+/* Returns the message of this thread's last failed call, or of a self-test that did not pass. Never
+ * NULL; valid until its next call. */
 KDX_API const char *kdx_last_error(void) KDX_NOEXCEPT;
 
 /* Return the KDX_ABI_VERSION of the library, and its version as text. */

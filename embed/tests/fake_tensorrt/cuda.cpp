@@ -10,9 +10,19 @@ using namespace fake;
     const Lock lock(state().mutex); \
     if (fails(__func__)) return cudaErrorUnknown
 
+static thread_local int selected = 0;  // there are two GPUs
+
 cudaError_t cudaSetDevice(int device) {
     KDX_FAKE_CALL;
-    return device == 0 ? cudaSuccess : cudaErrorInvalidValue;
+    if (device != 0 && device != 1) return cudaErrorInvalidValue;
+    selected = device;
+    return cudaSuccess;
+}
+
+cudaError_t cudaGetDevice(int *device) {
+    KDX_FAKE_CALL;
+    *device = selected;
+    return cudaSuccess;
 }
 
 cudaError_t cudaGetDeviceProperties(cudaDeviceProp *properties, int) {
@@ -48,6 +58,7 @@ cudaError_t cudaMallocHost(void **memory, std::size_t bytes) {
 
 static cudaError_t release(void *memory, const char *name) {
     const Lock lock(state().mutex);
+    if (selected != 0 && state().failed.empty()) misuse(std::string(name) + " while another GPU is selected");
     if (release_object(memory, name)) std::free(memory);
     return cudaSuccess;
 }

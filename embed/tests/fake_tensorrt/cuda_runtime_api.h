@@ -24,6 +24,7 @@ using cudaGraph_t = struct FakeGraph *;
 using cudaGraphExec_t = struct FakeGraphExec *;
 
 cudaError_t cudaSetDevice(int device);
+cudaError_t cudaGetDevice(int *device);
 cudaError_t cudaGetDeviceProperties(cudaDeviceProp *properties, int device);
 cudaError_t cudaGetLastError();
 const char *cudaGetErrorString(cudaError_t error);
