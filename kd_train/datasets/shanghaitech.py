@@ -67,7 +67,11 @@ def _open(home: Path, category: str, unpacker: Unpacker) -> ImageFolder:
                 _unpack_test(home, clip, target)
 
     root = unpacker.folder(home, f"shanghaitech-{category}", facts, unpack)
-    return replace(open_folder(root), layout="shanghaitech")
+    folder = replace(open_folder(root), layout="shanghaitech")
+    if len(train) == 1:
+        return folder
+    # Frames of one clip resemble each other: they are held out together.
+    return replace(folder, parts={path.name: f"clip {path.stem.rpartition('_')[0]}" for path in folder.good})
 
 
 def _facts(path: Path) -> tuple[int, int]:

@@ -31,8 +31,9 @@ def _open(home: Path, category: str, unpacker: Unpacker) -> ImageFolder:
         for photo, path in paths
         if photo not in trained_on
     ]
-    good = tuple(path for photo, path in patches[GOOD] if photo in trained_on)
-    return ImageFolder(home, "tilda_400", good, tuple(test))
+    good = {path: f"photograph {photo}" for photo, path in patches[GOOD] if photo in trained_on}
+    parts = {path.name: photo for path, photo in good.items()}  # held out together
+    return ImageFolder(home, "tilda_400", tuple(good), tuple(test), parts=parts)
 
 
 def _photo(path: Path) -> int:

@@ -95,6 +95,12 @@ def test_every_fifth_frame_of_extracted_frames(root, counts):
     assert counts(folder) == {"good": 5, "anomaly": 1}
 
 
+def test_frames_of_one_clip_are_held_out_together(root):
+    folder = open_data(root, "01")
+    assert [folder.parts[path.name] for path in folder.good] == ["clip 01_001"] * 3 + ["clip 01_002"] * 3
+    assert open_data(root, "02").parts == {}  # there would be nothing left to train on
+
+
 def test_masks_are_those_of_their_frames(root):
     image = next(image for image in open_data(root, "01").test if image.is_defective)
     assert image.path.name == "01_0014_00005.jpg"

@@ -31,6 +31,12 @@ def test_split(root, counts):
     assert counts(folder) == {"good": 6, "hole": 1, "objects": 1, "thread_error": 1}
 
 
+def test_patches_of_one_photograph_are_held_out_together(root):
+    folder = open_data(root)
+    assert set(folder.parts) == {path.name for path in folder.good}
+    assert {folder.parts[path.name] for path in folder.good} == {"photograph 0", "photograph 2", "photograph 4"}
+
+
 def test_facts(root):
     assert categories(root) == ()
     assert (recognise(root).key, recognise(root).image_size) == ("tilda", 64)
