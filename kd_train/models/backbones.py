@@ -16,7 +16,6 @@ from kdx.errors import OptionError
 # The side of the random image by which shapes are found; large enough for the deepest stride of
 # timm's backbones.
 _PROBE_SIZE = 128
-# Names of transformers in other libraries; timm's own are recognised by their modules.
 
 
 @dataclass(frozen=True)

@@ -205,10 +205,9 @@ def _compact_teacher(options: TeacherOptions, groups: int) -> Teacher:
             for name, group in zip(_per_group("`backbone`", names, groups), own, strict=True)
         ]
         indices = list(range(groups))
-    placed = [
-        (index, tuple(tap for tap in networks[index].taps if tap in {head.tap for head in group}))
-        for index, group in zip(indices, own, strict=True)
-    ]
+    # In the order of the source, whose features are compared with these one by one: the network
+    # itself orders them by stride.
+    placed = [(index, tuple(head.tap for head in group)) for index, group in zip(indices, own, strict=True)]
     return Teacher(networks, placed)
 
 

@@ -100,6 +100,15 @@ def test_groups_share_the_head_of_a_tap_that_both_name():
     assert torch.equal(first, second)
 
 
+def test_features_of_a_group_have_the_order_of_the_source():
+    """The source compares them one by one, also where another group named the deeper tap first."""
+    deep, last = Head("blocks.5", 192, 32), Head("blocks.6", 320, 32)
+    options = TeacherOptions(("compact-s",), None, (), ((32,), (32, 32)), ((last,), (deep, last)))
+    teacher = build_teacher(options, groups=2)[0]
+    assert [feature.name for feature in teacher.features] == ["blocks.6", "blocks.5", "blocks.6"]
+    assert [feature.shape[1] for feature in teacher(torch.randn(1, 3, 64, 64))] == [320, 192, 320]
+
+
 @pytest.mark.parametrize("method", ["dual", "mixed-teacher"])
 def test_one_compact_network_serves_a_method_of_two_teachers_with_its_own_recipe(method):
     pair = make_pair(method, "compact-s", source="tf_efficientnet_lite0")
