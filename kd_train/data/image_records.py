@@ -35,6 +35,8 @@ class ImageRecord:
         look: The perceptual hash, see :mod:`kdx.imaging.image_identity`; empty if unknown.
         shows_grey: Whether every pixel is grey, whatever the file stores; None if unknown.
         is_deep: Whether values have more than 8 bits; None if unknown.
+        changed: The time in nanoseconds at which the file was changed last, and its bytes; None if
+            unknown.
     """
 
     path: Path
@@ -46,6 +48,7 @@ class ImageRecord:
     look: str = ""
     shows_grey: bool | None = None
     is_deep: bool | None = None
+    changed: tuple[int, int] | None = None
 
     @property
     def shows_colour(self) -> bool:
@@ -113,16 +116,25 @@ def scan_images(paths: Sequence[Path], bad: BadImages, progress: Progress = SILE
     return records
 
 
+def last_change(path: Path) -> tuple[int, int] | None:
+    """Return the time of a file's last change in nanoseconds, and its bytes; None if unknown."""
+    try:
+        facts = path.stat()
+    except OSError:  # whoever reads the file says so
+        return None
+    return facts.st_mtime_ns, facts.st_size
+
+
 def _scan_one(path: Path) -> ImageRecord | tuple[Path, str]:
     try:
+        changed = last_change(path)  # before the file is read, so that a later change is noticed
         width, height, is_grey = read_header(path)
         facts = content_of(path)
         if isinstance(facts, Identity):  # the pixels cannot be decoded; ImageSet reports that
-            return ImageRecord(path, facts.file, width, height, is_grey)
+            return ImageRecord(path, facts.file, width, height, is_grey, changed=changed)
         hashes = facts.identity
-        return ImageRecord(
-            path, hashes.file, width, height, is_grey, hashes.pixels, hashes.look, facts.is_grey, facts.is_deep
-        )
+        known = (hashes.pixels, hashes.look, facts.is_grey, facts.is_deep)
+        return ImageRecord(path, hashes.file, width, height, is_grey, *known, changed)
     except ImageError as error:
         return path, error.message
 

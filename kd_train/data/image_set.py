@@ -15,12 +15,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from kd_train.data.image_records import BadImages, ImageRecord
+from kd_train.data.image_records import BadImages, ImageRecord, last_change
 from kdx.errors import ImageError, TrainingError
 from kdx.imaging.images import InputSpec, decode_file
 from kdx.imaging.tiling import plan_tiles
 from kdx.imaging.value_range import ValueRange, warn_if_narrow
 from kdx.progress import SILENT, Progress
+from kdx.storage.files import sha256_if_readable
 
 
 @dataclass(frozen=True)
@@ -30,23 +31,31 @@ class Cuts:
     A whole image is a single cut at the upper left corner.
 
     Attributes:
-        path: The file's path.
+        record: The file's record.
         spec: The size and channels at which the file is read.
         size: The height and width of each cut.
         corners: The row and column of each cut's upper left corner.
     """
 
-    path: Path
+    record: ImageRecord
     spec: InputSpec
     size: tuple[int, int]
     corners: tuple[tuple[int, int], ...] = ((0, 0),)
+
+    @property
+    def path(self) -> Path:
+        """The file's path."""
+        return self.record.path
 
     def read(self) -> tuple[NDArray[np.uint8], ValueRange | None]:
         """Return the images ``(K, H, W, C)`` and the range of the file's 16-bit values.
 
         Raises:
-            ImageError: The file cannot be read.
+            ImageError: The file cannot be read, or has another content than when it was scanned.
         """
+        is_touched = self.record.changed is not None and last_change(self.path) not in {None, self.record.changed}
+        if is_touched and sha256_if_readable(self.path) != self.record.sha256:  # a copy of it is as good
+            raise ImageError(f"'{self.path}' was replaced by another image")
         whole, levels, _ = decode_file(self.path, self.spec)
         height, width = self.size
         return np.stack([whole[row : row + height, column : column + width] for row, column in self.corners]), levels
@@ -56,10 +65,10 @@ def cuts_of(record: ImageRecord, spec: InputSpec, *, tiles: bool) -> Cuts:
     """Return a file's cuts: the whole image, or as few tiles of the spec's size as cover it."""
     size = (spec.height, spec.width)
     if not tiles:
-        return Cuts(record.path, spec, size)
+        return Cuts(record, spec, size)
     plan = plan_tiles((record.height, record.width), size, overlap=0, halo=0)
     whole = msgspec.structs.replace(spec, height=record.height, width=record.width)
-    return Cuts(record.path, whole, size, tuple((row, column) for row in plan.rows for column in plan.columns))
+    return Cuts(record, whole, size, tuple((row, column) for row in plan.rows for column in plan.columns))
 
 
 # The index of a file; its images, or the reason why it cannot be read; and the range of its 16-bit
@@ -138,7 +147,7 @@ class ImageSet:
                     if pixels is not None:
                         pixels[len(self._images) : len(self._images) + len(images)] = images
                     file = files[index]
-                    self._images += [Cuts(file.path, file.spec, file.size, (corner,)) for corner in file.corners]
+                    self._images += [Cuts(file.record, file.spec, file.size, (corner,)) for corner in file.corners]
                     good.append(records[index])
                 task.advance(len(batch))
         self.records = good
