@@ -14,6 +14,9 @@ class Interrupts:
     """Raises ``KeyboardInterrupt`` on SIGINT and SIGTERM, but not within :meth:`delayed`.
 
     Handlers that an application has set are kept. Only the main thread can have handlers.
+
+    Python drops what is raised while an object is deleted or a process is forked, so the exception
+    may be lost: :meth:`check`, the end of :meth:`delayed` and the end of the block raise it again.
     """
 
     def __init__(self) -> None:
@@ -28,9 +31,16 @@ class Interrupts:
                     self._before[number] = signal.signal(number, self._handle)
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
+        if kind is None:
+            self.check()
+
+    def check(self) -> None:
+        """Raise an interrupt that came and did not end the block."""
+        if self._is_waiting:
+            raise KeyboardInterrupt
 
     @contextmanager
     def delayed(self) -> Iterator[None]:
@@ -40,10 +50,9 @@ class Interrupts:
             yield
         finally:
             self._delays = False
-        if self._is_waiting:
-            raise KeyboardInterrupt
+        self.check()
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
+        self._is_waiting = True
         if not self._delays:
             raise KeyboardInterrupt
-        self._is_waiting = True

@@ -175,6 +175,7 @@ class Trainer:
                         losses.add(loss)
                     said = "" if losses.latest is None else f"  loss {losses.latest:.4f}"
                     task.advance(1, f"epoch {epoch}/{self.recipe.epochs}{said}")
+                    self.interrupts.check()
                     if losses.failed:
                         step, value = losses.failed
                         self._not_finite(f"the loss became {value} in epoch {epoch}, step {step + 1}")

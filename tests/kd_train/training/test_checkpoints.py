@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import shutil
@@ -244,6 +245,41 @@ def test_what_commands_set_for_sigterm_does_not_end_the_writing_of_a_checkpoint(
     with pytest.raises(KeyboardInterrupt):
         work()
     assert done == ["written"]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows ends a process without a signal that it could handle")
+@pytest.mark.parametrize("end", ["check", "delayed", "end"])
+@pytest.mark.usefixtures("usual_signals")
+def test_an_interrupt_that_python_drops_is_raised_again(end):
+    """It drops what is raised in ``__del__``, as of a loader of images whose processes end."""
+
+    def work() -> None:
+        with Interrupts() as interrupts:
+            with contextlib.suppress(KeyboardInterrupt):
+                os.kill(os.getpid(), signal.SIGTERM)
+            if end == "check":
+                interrupts.check()
+            if end == "delayed":
+                with interrupts.delayed():
+                    pass
+            assert end == "end"
+
+    with pytest.raises(KeyboardInterrupt):
+        work()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows ends a process without a signal that it could handle")
+@pytest.mark.usefixtures("usual_signals")
+def test_training_ends_at_the_next_step_after_a_dropped_interrupt(dataset, tmp_path):
+    class Dropping(At):
+        def advance(self, steps: int = 1, note: str = "") -> None:
+            with contextlib.suppress(KeyboardInterrupt):
+                super().advance(steps, note)
+
+    progress = Dropping(1, lambda: os.kill(os.getpid(), signal.SIGTERM))
+    with pytest.raises(KeyboardInterrupt):
+        train(dataset, tmp_path / "run", OPTIONS, progress)
+    assert not (tmp_path / "run/last.json").exists()
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows ends a process without a signal that it could handle")
