@@ -80,10 +80,11 @@ class DrawnDefects:
         good: The good images.
         seed: The seed of kinds, sizes and places.
         spec: What says which window of the images is seen; None where all of it is.
+        stream: Another number draws other sizes and places.
     """
 
-    def __init__(self, good: Images, seed: int, spec: InputSpec | None = None) -> None:
-        self._good, self._seed, self._spec = good, seed, spec
+    def __init__(self, good: Images, seed: int, spec: InputSpec | None = None, stream: int = 0) -> None:
+        self._good, self._seed, self._spec, self._stream = good, seed, spec, stream
 
     def __len__(self) -> int:
         return min(_MOST, _DEFECTS_EACH * len(self._good)) if len(self._good) > 1 else 0
@@ -91,7 +92,7 @@ class DrawnDefects:
     def __iter__(self) -> Iterator[NDArray[np.uint8]]:
         kinds, count = list(KINDS.values()), len(self._good)
         for index in range(len(self)):
-            rng = np.random.default_rng([self._seed, index])
+            rng = np.random.default_rng([self._seed, index, *([self._stream] if self._stream else [])])
             other = (index + 1 + int(rng.integers(count - 1))) % count
             # Each round through the images goes on by one kind, whatever their number.
             draw = kinds[(index % count + index // count) % len(kinds)]

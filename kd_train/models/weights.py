@@ -171,6 +171,14 @@ def _fill(model: Any, state: dict[str, Tensor], source: str) -> None:
             received=received,
             fix="name the backbone that these weights belong to, and its tensors as timm does",
         )
+    unusable = [key for key in needed if not bool(torch.isfinite(state[key]).all())]
+    if unusable:
+        raise WeightsError(
+            f"the weights from {source} are not finite: {len(unusable)} tensors",
+            expected="numbers",
+            received=f"'{unusable[0]}' holds values that are infinite or no numbers",
+            fix="use another file: what trained these weights failed",
+        )
     model.load_state_dict({key: state.get(key, own[key]) if key in needed else own[key] for key in own})
 
 

@@ -189,6 +189,7 @@ def distil(
         task=TASK,
         progress=progress,
         profiler=profiler,
+        lower_rate="look at the images and at the weights of the source: this learning rate has no option",
     )
     trainer.resume()
     history = trainer.fit()

@@ -56,6 +56,8 @@ from kdx.text import number_of
 # Good images that set the scales, and the bytes that they and the synthetic defects may take. Up to
 # three defects are drawn on each.
 _MOST_IMAGES, _MOST_BYTES, _WITH_DEFECTS = 64, 2**30, 4
+# Other defects than those of the gate, which judges these scales.
+_STREAM = 1
 # What the display of progress calls the training.
 TASK = "INT8 students"
 # Unless the options say otherwise.
@@ -144,7 +146,13 @@ def quantize(
             task=TASK,
             progress=progress,
             profiler=profiler,
+            lower_rate=f"quantise again: {_again(run.path, begun.config.recipe.learning_rate)}",
         )
+
+
+def _again(path: Path, rate: float) -> str:
+    """Return the command that trains a stage again at a lower learning rate than this one."""
+    return shlex.join(["kdx", "quantize", str(path), "--force", "--learning-rate", f"{rate / 10:g}"])
 
 
 @contextmanager
@@ -282,7 +290,7 @@ def _with_plan(config: RunConfig, detector: FusedDetector, images: ImageSet, pro
     spec = images.spec
     most = _MOST_BYTES // (_WITH_DEFECTS * spec.height * spec.width * spec.channels)
     good = [images[index] for index in images.spread(min(_MOST_IMAGES, max(2, most)))]
-    defects = list(DrawnDefects(good, config.seed, spec))
+    defects = list(DrawnDefects(good, config.seed, spec, _STREAM))
     with progress.task("scales of INT8", 1) as task:
         plan = _planned(detector, np.stack([*good, *defects]), config.quantized.headroom)
         task.advance()

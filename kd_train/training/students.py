@@ -129,6 +129,7 @@ def train_students(
     task: str,
     progress: Progress,
     profiler: Profiler | None = None,
+    lower_rate: str = "",
 ) -> TrainResult:
     """Train the students of a pair, or continue where the run stopped.
 
@@ -144,6 +145,7 @@ def train_students(
         task: What the progress display calls the training.
         progress: The progress display.
         profiler: What measures the time of each stage.
+        lower_rate: How the user trains at a lower learning rate; empty: by `learning_rate`.
 
     Raises:
         TrainingError: The loss is not finite.
@@ -159,6 +161,7 @@ def train_students(
         task=task,
         progress=progress,
         profiler=profiler,
+        lower_rate=lower_rate,
     )
     if options.resume:
         trainer.resume()
@@ -169,14 +172,23 @@ def train_students(
     return TrainResult(run, history, bad.reasons, remarks, trainer.resumed_after, trainer.trained_again)
 
 
+def require_effect_of_damage(config: RunConfig, pair: Pair) -> None:
+    """Check before a training that damage, if there is any, reaches the students.
+
+    Raises:
+        OptionError: The students of this method do not see it.
+    """
+    if config.recipe.damage and not pair.sees_image and type(pair).compare_damaged is Pair.compare_damaged:
+        raise OptionError(
+            f"`damage` has no effect on the method '{config.method}'",
+            expected="a method whose students take the image, or that overrides compare_damaged",
+            received=f"`damage={config.recipe.damage:g}`",
+            fix="pass `damage=0`, which the recipe of a compact teacher does not",
+        )
+
+
 def _damage(config: RunConfig, pair: Pair) -> StudentDamage | None:
     """Return the damage that the students see, or None."""
     if not config.recipe.damage:
         return None
-    if not pair.sees_image and type(pair).compare_damaged is Pair.compare_damaged:
-        raise OptionError(
-            f"the method '{config.method}' has no effect for `damage`",
-            expected="a method whose students take the image, or that overrides compare_damaged",
-            fix="leave out `damage`, or set it to 0",
-        )
     return StudentDamage(config.recipe.damage, config.seed, config.mean, config.std, colour=config.input.channels == 3)

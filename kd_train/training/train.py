@@ -43,7 +43,7 @@ from kd_train.training.resumed_run import require_same_options, require_same_run
 from kd_train.training.run_config import RunConfig
 from kd_train.training.run_folder import Run, check_device
 from kd_train.training.run_lock import RunLock
-from kd_train.training.students import TrainResult, train_students
+from kd_train.training.students import TrainResult, require_effect_of_damage, train_students
 from kd_train.training.trained_pair import fuse, teacher_tensors
 from kd_train.training.training_images import TrainingImages, known_to_teacher, read_training_images
 from kd_train.training.union_images import Member, read_union
@@ -209,6 +209,8 @@ def _train(
     # A backbone that cannot be deployed fails here: before hours of training, and before an earlier
     # run is replaced.
     detector = fuse(config, pair)
+    if not teacher_only:
+        require_effect_of_damage(config, pair)
     if options.precision == "int8":
         require_quantisable(detector)
     run = _begin(out, config, golden, run_lock, begun, resume=options.resume, force=options.force)

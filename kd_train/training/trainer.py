@@ -10,6 +10,7 @@ from typing import NoReturn
 
 import msgspec
 import torch
+from msgspec import UNSET
 from torch import Tensor
 from torch.optim.lr_scheduler import OneCycleLR, ReduceLROnPlateau
 
@@ -54,6 +55,7 @@ class Trainer:
         task: What the progress display calls the training.
         progress: The progress display.
         profiler: What measures the time of each stage.
+        lower_rate: How the user trains at a lower learning rate; empty: by `learning_rate`.
 
     Attributes:
         history: The records of all epochs so far.
@@ -74,6 +76,7 @@ class Trainer:
         task: str = "training",
         progress: Progress = SILENT,
         profiler: Profiler | None = None,
+        lower_rate: str = "",
     ) -> None:
         config = run.config
         self.recipe: Recipe = config.recipe
@@ -87,6 +90,9 @@ class Trainer:
         self.task = task
         self.progress = progress
         self.profiler = profiler or Profiler()
+        self.lower_rate = lower_rate or f"train with a lower `learning_rate` than {self.recipe.learning_rate:g}"
+        # The INT8 stage goes on where the FP32 students stopped: it draws no order or damage again.
+        self.epochs_before = 0 if config.quantized is UNSET else config.quantized.epoch
         # channels_last halves the time of a CPU training step of depthwise networks, and suits
         # tensor cores.
         self.pair: Pair = pair.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -178,7 +184,8 @@ class Trainer:
                     self.interrupts.check()
                     if losses.failed:
                         step, value = losses.failed
-                        self._not_finite(f"the loss became {value} in epoch {epoch}, step {step + 1}")
+                        is_first = epoch == 1 and step == 0
+                        self._not_finite(f"the loss became {value} in epoch {epoch}, step {step + 1}", is_first)
                 train_loss = losses.mean()
                 with self.profiler.stage("validation"):
                     validation_loss = self._validation_loss(cached[1])
@@ -204,7 +211,7 @@ class Trainer:
                 with stage("teacher"):
                     teacher = self._teacher_features(x, indices, cache)
                 with stage("damage"):
-                    seen = x if self.damage is None else self.damage(x, indices, epoch)
+                    seen = x if self.damage is None else self.damage(x, indices, self.epochs_before + epoch)
             with stage("student forward"):
                 loss = self.loss(self._compared(seen, teacher, is_damaged=seen is not x))
             with stage("student backward"):
@@ -293,18 +300,20 @@ class Trainer:
 
     def _shuffled(self, epoch: int) -> list[list[int]]:
         """Return an epoch's batches of indices, which depend on seed and epoch alone."""
-        generator = torch.Generator().manual_seed(self.run.config.seed * 1_000_003 + epoch)
+        generator = torch.Generator().manual_seed(self.run.config.seed * 1_000_003 + self.epochs_before + epoch)
         order = torch.randperm(len(self.train_set), generator=generator).tolist()
         size = self.recipe.batch_size
         batches = [order[start : start + size] for start in range(0, len(order), size)]
         # Batch normalisation cannot train on a batch of one image.
         return batches[:-1] if len(batches) > 1 and len(batches[-1]) == 1 else batches
 
-    def _not_finite(self, found: str) -> NoReturn:
+    def _not_finite(self, found: str, is_first: bool = False) -> NoReturn:
         kept = f"the checkpoint of epoch {len(self.history)} is kept" if self.history else "nothing was saved yet"
         raise TrainingError(
             f"{found}; {kept}",
-            fix=f"train with a lower `learning_rate` than {self.recipe.learning_rate:g}",
+            fix="no weight was changed yet: look at the images and at the weights of the teacher"
+            if is_first
+            else self.lower_rate,
         )
 
     def _save(self, *, best: bool) -> None:

@@ -38,6 +38,18 @@ def test_a_loss_beside_the_network_is_left_out(tmp_path) -> None:
     assert_same(ours, theirs)
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite_are_refused(value, tmp_path) -> None:
+    state = create_backbone("test_resnet").state_dict()
+    state["fc.weight"][0] = value  # the classifier is no part of a teacher
+    loaded(state, tmp_path / "w.pth")
+    state["layer2.0.bn1.weight"][0] = value
+    torch.save(state, tmp_path / "w.pth")
+    with pytest.raises(WeightsError, match="are not finite: 1 tensors") as caught:
+        load_weights(create_backbone("test_resnet"), "test_resnet", str(tmp_path / "w.pth"))
+    assert "'layer2.0.bn1.weight'" in caught.value.received
+
+
 def test_names_that_stay_unknown_are_shown(tmp_path) -> None:
     theirs = create_backbone("test_resnet").state_dict()
     torch.save({f"encoder.{name}": value for name, value in theirs.items()}, tmp_path / "w.pth")

@@ -630,8 +630,11 @@ def test_damage_without_effect_is_refused(dataset, tmp_path, monkeypatch):
 
     monkeypatch.delattr(ReversePair, "compare_damaged")
     ordinary = replace(COMPACT, backbone="test_resnet", teacher_from=None, teacher_epochs=None, taps=None)
-    with pytest.raises(OptionError, match="has no effect for `damage`"):
-        train(dataset, tmp_path / "run", replace(ordinary, method="reverse-distillation", damage=0.5))
+    for options in (replace(ordinary, damage=0.5), COMPACT):  # the recipe of a compact teacher has damage
+        with pytest.raises(OptionError, match="`damage` has no effect on the method") as refused:
+            train(dataset, tmp_path / "run", replace(options, method="reverse-distillation"))
+        assert "`damage=0`" in refused.value.fix
+        assert not (tmp_path / "run").exists()
 
 
 def test_a_finished_candidate_of_fit_is_recognised(whole):

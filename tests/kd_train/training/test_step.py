@@ -6,20 +6,25 @@ import math
 from dataclasses import replace
 from pathlib import Path
 
+import msgspec
 import pytest
 import torch
+from msgspec import UNSET
 from torch import nn
 
+from kd_export.graph.int8 import Int8Plan
 from kd_train.data.damage import StudentDamage
 from kd_train.data.image_set import ImageSet
 from kd_train.training import step_losses
 from kd_train.training.feature_cache import FeatureCache
 from kd_train.training.options import TrainOptions
+from kd_train.training.run_config import Quantized
 from kd_train.training.run_folder import Run
 from kd_train.training.step_losses import StepLosses
 from kd_train.training.train import train
 from kd_train.training.trained_pair import load_pair
 from kd_train.training.trainer import Trainer
+from kdx.errors import TrainingError
 from tests.pairs import make_pair
 from tests.tiny_training import TINY
 
@@ -60,6 +65,39 @@ def test_no_step_reads_what_the_device_computes(tiny_run, damage, is_cached):
     assert [loss.device.type for loss in losses] == ["meta", "meta"]
     with pytest.raises((RuntimeError, NotImplementedError)):
         losses[0].detach().item()
+
+
+def test_an_int8_stage_draws_what_the_fp32_epochs_did_not(tiny_run):
+    run, seen = Run(tiny_run), []
+    origin = Quantized(
+        checkpoint_sha256="", teacher_sha256="", epoch=90, headroom=1.0, images=1, defects=0, plan=Int8Plan({})
+    )
+    pair, _ = load_pair(run)
+    orders = []
+    for quantized in (UNSET, origin):
+        run.config = msgspec.structs.replace(run.config, quantized=quantized)
+        trainer = Trainer(
+            pair, run, Pictures(), Pictures(), device=META, memory_mib=64,
+            damage=lambda x, indices, epoch: seen.append(epoch) or x,
+        )  # type: ignore[arg-type]  # fmt: skip
+        orders.append([trainer._shuffled(epoch) for epoch in range(1, 9)])
+        list(trainer._train_epoch(3, [[0, 1, 2]], None))
+    assert seen == [3, 93]
+    assert not any(order in orders[0] for order in orders[1])
+
+
+@pytest.mark.parametrize("advice", ["", "quantise again"])
+def test_the_fix_of_a_loss_that_is_not_finite_is_an_option_that_exists(tiny_run, advice):
+    pair, run = load_pair(Run(tiny_run))[0], Run(tiny_run)
+    pictures = Pictures()
+    trainer = Trainer(pair, run, pictures, pictures, device=CPU, memory_mib=64, lower_rate=advice)  # type: ignore[arg-type]
+    for is_first, fix in (
+        (False, advice or "train with a lower `learning_rate` than 0.05"),
+        (True, "no weight was changed yet: look at the images and at the weights of the teacher"),
+    ):
+        with pytest.raises(TrainingError) as caught:
+            trainer._not_finite("the loss became nan", is_first)
+        assert caught.value.fix == fix
 
 
 def test_losses_of_a_cpu_are_known_after_each_step():

@@ -476,8 +476,9 @@ def test_nan_keeps_the_last_good_checkpoint(cli, dataset, tiny_options, tmp_path
 
 def test_nan_in_the_first_epoch_says_that_nothing_was_saved(dataset, tmp_path, monkeypatch):
     spoil_loss(monkeypatch, after=0)
-    with pytest.raises(TrainingError, match="nothing was saved yet"):
+    with pytest.raises(TrainingError, match="nothing was saved yet") as caught:
         train(dataset, tmp_path / "run", SGD)
+    assert caught.value.fix.startswith("no weight was changed yet: ")
     with pytest.raises(CheckpointError, match=r"no epoch of .* was completed"):
         load_pair(Run(tmp_path / "run"))
 
