@@ -165,6 +165,8 @@ def _train(
     if teacher_only:
         _require_teacher_to_make(existing, recipe)
     require_no_stage(out, options)
+    if began is None:
+        require_outside_bundles(out.absolute().parent, "out")
     begun = began if began is None or teacher_only else as_extended(Run(out), options)
     if begun is not None:
         # First: with other options, the images or the weights may be missing.

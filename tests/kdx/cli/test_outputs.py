@@ -412,6 +412,16 @@ def test_nothing_is_written_into_a_bundle_or_a_run_which_are_replaced_as_a_whole
         assert content_of(folder) == before
 
 
+@pytest.mark.parametrize("command", ["train", "distil"])
+def test_no_run_begins_in_a_bundle_or_another_run(cli, bundle_copy, run_copy, dataset, command):
+    for folder, kind in ((bundle_copy, "bundle"), (run_copy, "run")):
+        before = content_of(folder)
+        for resume in ((), ("--resume",)):
+            stderr = cli(command, dataset, "--out", folder / "line/x", *resume, code=2).stderr
+            assert f"the output would lie in '{folder}', which is a {kind}" in stderr
+        assert content_of(folder) == before
+
+
 def test_an_export_says_at_once_that_its_bundle_is_there(cli, tiny_run, bundle_copy, monkeypatch):
     def too_late(*_: object) -> None:
         raise AssertionError("the checkpoint was loaded before")
