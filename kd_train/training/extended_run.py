@@ -10,11 +10,9 @@ import msgspec
 from msgspec import UNSET
 
 from kd_train.training.options import TrainOptions
-from kd_train.training.run_config import NEWEST_SCHEMA, TRAINING_PACKAGES, Cycle, RunConfig
+from kd_train.training.run_config import NEWEST_SCHEMA, Cycle, RunConfig, current_versions
 from kd_train.training.run_folder import Run
-from kdx import __version__
 from kdx.errors import CheckpointError
-from kdx.runtime.machine import package_versions
 from kdx.storage.files import write_atomic
 from kdx.storage.json_records import RUN_INDEX, encode_record, now
 from kdx.text import number_of
@@ -25,14 +23,20 @@ def as_extended(run: Run, options: TrainOptions) -> RunConfig:
 
     Args:
         run: The run, which is not changed.
-        options: The options; a finished run is extended by more ``epochs`` than it has.
+        options: The options; a finished run is extended by more ``epochs`` than it has. A cycle
+            without a complete epoch is taken back by other ``epochs`` than were planned.
 
     Raises:
         CheckpointError: Fewer epochs are asked for than the finished run has.
     """
     config = run.config
+    if options.epochs in {None, config.recipe.epochs} or not (run.path / "last.json").exists():
+        return config
+    config = _without_new_cycle(run)
     done = config.recipe.epochs
-    if options.epochs is None or options.epochs == done or not _is_trained(run):
+    if run.checkpoint("last").epoch < done:
+        return run.config
+    if options.epochs == done:
         return config
     if options.epochs < done:
         raise CheckpointError(
@@ -41,12 +45,12 @@ def as_extended(run: Run, options: TrainOptions) -> RunConfig:
             received=f"`epochs={options.epochs}`",
             fix="`epochs` counts all epochs of a run: give a larger number, or train another run",
         )
-    return _with_cycle(run, options.epochs)
+    return _with_cycle(run, config, options.epochs)
 
 
 def extend(run: Run, config: RunConfig) -> Run:
-    """Write the configuration of a run that is extended, and return the run."""
-    if config.cycles == run.config.cycles:
+    """Write the configuration of a run where it is another one now, and return the run."""
+    if config == run.config:
         return run
     write_atomic(run.path / RUN_INDEX, encode_record(config))
     return Run(run.path)
@@ -60,19 +64,26 @@ def describe_cycles(config: RunConfig) -> list[str]:
     return [f"extended: {numbers} epochs, each cycle with a learning rate of its own; not the result of one long run"]
 
 
-def _is_trained(run: Run) -> bool:
-    """Whether all epochs are complete; border weights may be missing."""
-    return (run.path / "last.json").exists() and run.checkpoint("last").epoch >= run.config.recipe.epochs
-
-
-def _with_cycle(run: Run, epochs: int) -> RunConfig:
+def _without_new_cycle(run: Run) -> RunConfig:
+    """Return the configuration without a cycle of which no epoch is complete."""
     config, last = run.config, run.checkpoint("last")
+    if config.cycles is UNSET or last.epoch > config.cycle_start:
+        return config
+    return msgspec.structs.replace(
+        config,
+        recipe=msgspec.structs.replace(config.recipe, epochs=last.epoch),
+        cycles=config.cycles[:-1] if len(config.cycles) > 2 else UNSET,
+    )
+
+
+def _with_cycle(run: Run, config: RunConfig, epochs: int) -> RunConfig:
+    last = run.checkpoint("last")
     first = Cycle(after=0, epochs=last.epoch, checkpoint_sha256="", versions=config.versions, created=config.created)
     new = Cycle(
         after=last.epoch,
         epochs=epochs - last.epoch,
         checkpoint_sha256=last.sha256,
-        versions={"kdx": __version__, **package_versions(TRAINING_PACKAGES)},
+        versions=dict(current_versions()),
         created=now(),
     )
     return msgspec.structs.replace(

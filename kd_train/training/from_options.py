@@ -5,7 +5,6 @@ from __future__ import annotations
 import random
 import shlex
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,14 +24,12 @@ from kd_train.recipes import Recipe, load_recipe
 from kd_train.training.distillation import Source, open_source
 from kd_train.training.kept_teacher import FinishedTeacher, KeptTeacher
 from kd_train.training.options import TrainOptions, check_limits
-from kd_train.training.run_config import NEWEST_SCHEMA, SCHEMA, TRAINING_PACKAGES, RunConfig
+from kd_train.training.run_config import NEWEST_SCHEMA, SCHEMA, RunConfig, current_versions
 from kd_train.training.run_folder import Run
 from kd_train.training.training_images import TrainingImages
-from kdx import __version__
 from kdx.errors import CheckpointError, OptionError
 from kdx.imaging.image_identity import Identity
 from kdx.imaging.image_size import ImageSize, require_size, say_size
-from kdx.runtime.machine import package_versions
 from kdx.storage.files import hash_of_hashes
 from kdx.storage.json_records import RUN_INDEX, now
 
@@ -49,23 +46,6 @@ def recipe_of(options: TrainOptions, kept: KeptTeacher | None = None) -> Recipe:
         OptionError: The method is unknown, or a value is invalid.
     """
     return load_recipe(find_method(options.method), overrides(options, kept))
-
-
-def as_begun(options: TrainOptions, begun: RunConfig | None) -> TrainOptions:
-    """Return the options of a resumed run, with the compact teacher that came with ``init``.
-
-    The user gave only ``init`` for that teacher, and the run has a copy of it: what the options
-    leave out, the run has recorded.
-    """
-    if begun is None or begun.init is UNSET or options.init is not None or not begun.recipe.teacher_from:
-        return options
-    recorded: dict[str, Any] = {
-        "backbone": ",".join(begun.recipe.backbones),
-        "taps": "/".join(",".join(group) for group in begun.recipe.taps),
-        "teacher_from": ",".join(begun.recipe.teacher_from),
-        "teacher_epochs": begun.recipe.teacher_epochs,
-    }
-    return replace(options, **{name: value for name, value in recorded.items() if getattr(options, name) is None})
 
 
 def build_pair(options: TrainOptions, recipe: Recipe) -> tuple[Pair, str]:
@@ -154,13 +134,13 @@ def kept_folder(options: TrainOptions) -> Path | None:
     if text and (Path(text) / RUN_INDEX).exists():
         return Path(text)
     names = split_names(text)
-    if len(names) > 1 and any(_is_path(name) or (Path(name) / RUN_INDEX).exists() for name in names):
+    if len(names) > 1 and any(is_path(name) or (Path(name) / RUN_INDEX).exists() for name in names):
         raise OptionError(
             "the teachers of several runs cannot be combined",
             expected="one run folder with a compact teacher, or names of networks with commas as `teacher_from`",
             received=text,
         )
-    if _is_path(text):
+    if is_path(text):
         backbone = options.backbone if is_compact(split_names(options.backbone or "")) else compact.DEFAULT
         raise CheckpointError(
             f"there is no run folder '{text}'",
@@ -173,7 +153,7 @@ def kept_folder(options: TrainOptions) -> Path | None:
     return None
 
 
-def _is_path(text: str) -> bool:
+def is_path(text: str) -> bool:
     """Whether a text is a path of several parts, and no name of a network."""
     return len(Path(text).parts) > 1 and not text.startswith(("hf-hub:", "hf_hub:"))
 
@@ -184,7 +164,7 @@ def common_config(
     """Return the fields of a run's configuration that come from images and options alone.
 
     Args:
-        data: The data folder as the user gave it.
+        data: The data folder, absolute; empty for a teacher of several products.
         options: The options.
         recipe: The recipe.
         images: The images.
@@ -211,7 +191,7 @@ def common_config(
         **({"left_out": [record.identity for record in images.left_out]} if images.left_out else {}),
         "data_sha256": hash_of_hashes(record.sha256 for record in images.trained),
         **({} if options.precision == "fp32" else {"precision": options.precision}),
-        "versions": {"kdx": __version__, **package_versions(TRAINING_PACKAGES)},
+        "versions": dict(current_versions()),
         "created": now(),
     }
 

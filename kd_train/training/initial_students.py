@@ -7,6 +7,7 @@ later thresholds.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -54,7 +55,7 @@ class StudentsOfRun:
         self.run.require_finished()
         self.checkpoint = self.run.checkpoint(self.config.recipe.checkpoint)
         self.record = InitialStudents(
-            run=str(path),
+            run=str(path.absolute()),
             checkpoint_sha256=self.checkpoint.sha256,
             teacher_sha256=self.config.teacher_sha256,
             epoch=self.checkpoint.epoch,
@@ -103,7 +104,7 @@ class StudentsOfRun:
 
 
 def without_past(out: Path, options: TrainOptions, begun: RunConfig | None) -> TrainOptions:
-    """Return the options without an ``init`` whose run is gone, if it is needed no more.
+    """Return the options without an ``init`` whose run is gone or unfinished, if it is not needed.
 
     That is so from the first epoch on, if it is the run that is recorded: the command that began
     the training resumes it too.
@@ -116,16 +117,21 @@ def without_past(out: Path, options: TrainOptions, begun: RunConfig | None) -> T
     Raises:
         CheckpointError: Another run is named, and there is none.
     """
-    if begun is None or begun.init is UNSET or options.init is None or options.init.exists() or not _has_restart(out):
+    if begun is None or begun.init is UNSET or options.init is None or not _has_restart(out):
         return options
-    if str(options.init) != begun.init.run:
-        raise CheckpointError(
-            f"'{out}' cannot be resumed: there is no run folder '{options.init}'",
-            expected=f"'{begun.init.run}', with which it began, or no `init`",
-            received=str(options.init),
-            fix="leave out `init`: there is an epoch to resume from",
-        )
-    return replace(options, init=None)
+    if options.init.absolute() == Path(begun.init.run).absolute():
+        with contextlib.suppress(CheckpointError):
+            Run(options.init).require_finished()
+            return options
+        return replace(options, init=None)
+    if options.init.exists():
+        return options
+    raise CheckpointError(
+        f"'{out}' cannot be resumed: there is no run folder '{options.init}'",
+        expected=f"'{begun.init.run}', with which it began, or no `init`",
+        received=str(options.init),
+        fix="leave out `init`: there is an epoch to resume from",
+    )
 
 
 def open_students(out: Path, options: TrainOptions, begun: RunConfig | None) -> StudentsOfRun | None:

@@ -26,7 +26,7 @@ def options_of_stage(run: Run, options: TrainOptions) -> tuple[TrainOptions, lis
     """Return the options with which the INT8 stage of a run is trained or continued.
 
     Where the run was extended after its stage was made, that one is of no use: it is replaced by
-    one of the same options, and a remark says so.
+    one of the same options, and a remark says so. Interrupted, that one is continued with them.
 
     Raises:
         OptionError: The options ask for another headroom than that of the stage that is replaced.
@@ -37,9 +37,12 @@ def options_of_stage(run: Run, options: TrainOptions) -> tuple[TrainOptions, lis
         return own, []
     made = Run(stage).config
     checkpoint = run.checkpoint(run.config.recipe.checkpoint)
-    if made.quantized is UNSET or made.quantized.checkpoint_sha256 == checkpoint.sha256:
+    if made.quantized is UNSET:
         return own, []
     headroom = made.quantized.headroom
+    own = replace(own, epochs=made.recipe.epochs, learning_rate=made.recipe.learning_rate)
+    if made.quantized.checkpoint_sha256 == checkpoint.sha256:  # the stage of the shorter run is replaced already
+        return own if options.headroom != TrainOptions.headroom else replace(own, headroom=headroom), []
     if options.headroom not in {TrainOptions.headroom, headroom}:
         raise OptionError(
             "`headroom` has no effect on an INT8 stage that is made again, with its own options",
@@ -48,8 +51,8 @@ def options_of_stage(run: Run, options: TrainOptions) -> tuple[TrainOptions, lis
             fix=f"leave it out, and then run kdx quantize {run.path} --headroom {options.headroom:g} --force",
         )
     text = "INT8 stage of the shorter run was replaced by one of the extended run, with the same options"
-    again = replace(own, epochs=made.recipe.epochs, learning_rate=made.recipe.learning_rate, resume=False, force=True)
-    return replace(again, headroom=headroom), remark("replaced_int8_stage", text, [stage])
+    again = replace(own, headroom=headroom, resume=False, force=True)
+    return again, remark("replaced_int8_stage", text, [stage])
 
 
 def require_no_stage(out: Path, options: TrainOptions) -> None:

@@ -15,6 +15,8 @@ from kd_train.training.run_folder import Run
 from kd_train.training.trained_pair import teacher_tensors
 from kdx.errors import CheckpointError, OptionError
 from kdx.imaging.image_identity import Identity
+from kdx.imaging.image_size import say_size, size_of
+from kdx.remarks import Remark, remark
 
 
 class KeptTeacher:
@@ -54,9 +56,7 @@ class KeptTeacher:
                 fix=f"name the run folder around it, '{path.parent}'",
             )
         if not self.config.teacher:
-            raise CheckpointError(
-                f"the compact teacher of '{path}' is not finished", fix="resume its training: `resume=True`"
-            )
+            raise CheckpointError(f"the compact teacher of '{path}' is not finished", fix=self._run.how_to_continue)
         self.heads = _chosen(path, self.config.recipe.heads, taps)
         self.weights = self.config.weights
         self.sha256 = self.config.teacher_sha256
@@ -93,6 +93,33 @@ class FinishedTeacher:
         self.weights = begun.weights
         self.sha256, self.extra_sha256 = begun.source_sha256, begun.extra_sha256
         self.learnt = _learnt(begun)
+
+
+def learnt_otherwise(teacher: KeptTeacher, config: RunConfig) -> list[Remark]:
+    """Return a remark where a teacher learnt from images that were brought to another size or form.
+
+    Args:
+        teacher: The teacher.
+        config: The configuration of the run that uses it.
+    """
+    theirs, ours = _seen(teacher.config), _seen(config)
+    names = [f"`{name}` {theirs[name]}, here {ours[name]}" for name in ours if theirs[name] != ours[name]]
+    text = (
+        f"[setting|settings] of the images [differs|differ] from [that|those] with which the teacher of "
+        f"'{teacher.path}' learnt, so its features may tell less; make one with [this|these]: kdx distil"
+    )
+    return remark("teacher_of_other_images", text, names)
+
+
+def _seen(config: RunConfig) -> dict[str, str]:
+    """Return what decides how the networks see images, by option."""
+    resize_to, crop = config.recipe.resize_to, config.input.crop
+    return {
+        "image_size": say_size(config.recipe.image_size),
+        "crop_from": say_size(size_of(resize_to)) if resize_to else "0",
+        "channels": str(config.input.channels),
+        "crop": "none" if crop is UNSET else ",".join(map(str, crop)),
+    }
 
 
 def _learnt(config: RunConfig) -> list[Identity]:

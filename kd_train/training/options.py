@@ -10,12 +10,11 @@ code that uses it.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import Field, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
-
-import msgspec
 
 from kdx.errors import OptionError
 from kdx.folders.data_folder import FolderOptions
@@ -308,7 +307,8 @@ class TrainOptions:
         kept = {each.name for each in fields(self) if each.name not in without and decides(each)}
         values = {name: value for name in kept if (value := getattr(self, name)) != getattr(_DEFAULTS, name)}
         # Decoded again, so that it equals what a later call reads: JSON has lists, but no tuples.
-        decoded: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(values, enc_hook=str, order="sorted"))
+        # Paths need not be UTF-8.
+        decoded: dict[str, Any] = json.loads(json.dumps(values, default=str, sort_keys=True))
         return decoded
 
 

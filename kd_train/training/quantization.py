@@ -39,17 +39,15 @@ from kd_train.training.free_folder import require_free
 from kd_train.training.from_options import check_options
 from kd_train.training.options import TrainOptions
 from kd_train.training.profile import Profiler
-from kd_train.training.run_config import NEWEST_SCHEMA, TRAINING_PACKAGES, Quantized, RunConfig
+from kd_train.training.run_config import NEWEST_SCHEMA, Quantized, RunConfig, current_versions
 from kd_train.training.run_folder import Run, check_device
 from kd_train.training.run_lock import RunLock
 from kd_train.training.students import TrainResult, train_students
 from kd_train.training.trained_pair import fuse, load_pair, teacher_tensors
-from kdx import __version__
 from kdx.errors import CheckpointError, DataError
 from kdx.folders.data_folder import require_good
 from kdx.progress import SILENT, Progress
 from kdx.remarks import shorten
-from kdx.runtime.machine import package_versions
 from kdx.storage.json_records import INT8_FOLDER, RUN_INDEX, now
 from kdx.text import number_of
 
@@ -204,7 +202,7 @@ def _config(run: Run, checkpoint: Checkpoint, options: TrainOptions, data: Path 
         run.config,
         schema=NEWEST_SCHEMA,
         recipe=recipe,
-        data=run.config.data if data is None else str(data),
+        data=run.config.data if data is None else str(data.absolute()),
         teacher="",
         teacher_sha256="",
         cycles=UNSET,
@@ -218,7 +216,7 @@ def _config(run: Run, checkpoint: Checkpoint, options: TrainOptions, data: Path 
             defects=0,
             plan=Int8Plan({}),
         ),
-        versions={"kdx": __version__, **package_versions(TRAINING_PACKAGES)},
+        versions=dict(current_versions()),
         created=now(),
     )
 

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import msgspec
+from msgspec import UNSET
 
 from kd_train.models.weights import weights_marks
 from kd_train.recipes import Recipe
+from kd_train.training.distilled_teacher import TEACHER_FOLDER
+from kd_train.training.from_options import is_path
 from kd_train.training.options import TrainOptions
 from kd_train.training.run_config import RunConfig
 from kdx.errors import CheckpointError
-from kdx.storage.json_records import encode_record
+from kdx.storage.json_records import RUN_INDEX, encode_record
 
 _OPTIONS = ("method", "seed", "tile", "subfolders", "good_folders", "odd_images")
 # What the images decide, unless an option does.
@@ -22,7 +27,44 @@ _COMES_FROM = {
     "source_sha256": "the teacher of `teacher_from`",
     "extra_sha256": "the images of `extra_images`",
     "heads": "the taps of the teacher",
+    "backbones": "backbone",
+    "blur_sigma": "sigma",
+    "strides": "taps",
 }
+# Where one of these differs, so does much of the recipe that follows from it.
+_DECIDE_OTHERS = ("method", "backbones", "teacher_from")
+
+
+def as_begun(out: Path, options: TrainOptions, begun: RunConfig | None) -> TrainOptions:
+    """Return the options of a resumed run, with the compact teacher that came from another run.
+
+    The user gave only ``init`` for that teacher, or ``teacher_from`` with a folder that is gone,
+    and the run has a copy of it: what the options leave out, the run has recorded.
+    """
+    if begun is None or not begun.recipe.teacher_from:
+        return options
+    if _is_gone(out, options.teacher_from, begun):
+        options = replace(options, teacher_from=None)
+    elif begun.init is UNSET or options.init is not None:
+        return options
+    recorded: dict[str, Any] = {
+        "backbone": ",".join(begun.recipe.backbones),
+        "taps": "/".join(",".join(group) for group in begun.recipe.taps),
+        "teacher_from": ",".join(begun.recipe.teacher_from),
+        "teacher_epochs": begun.recipe.teacher_epochs,
+    }
+    return replace(options, **{name: value for name, value in recorded.items() if getattr(options, name) is None})
+
+
+def _is_gone(out: Path, teacher_from: str | None, begun: RunConfig) -> bool:
+    """Whether ``teacher_from`` names a run that is gone, and whose teacher the begun run has."""
+    if not teacher_from or not begun.teacher or (out / TEACHER_FOLDER).is_dir():
+        return False
+    if (Path(teacher_from) / RUN_INDEX).exists():
+        return False
+    if begun.options is UNSET:
+        return is_path(teacher_from)
+    return bool(begun.options.get("teacher_from") == str(Path(teacher_from).absolute()))
 
 
 def require_same_options(out: Path, began: RunConfig, options: TrainOptions, recipe: Recipe) -> None:
@@ -90,6 +132,9 @@ def _compare(
     changed = [name for name in began if began[name] != now[name]]
     if not changed and not reason:
         return
+    changed = [name for name in changed if name in _DECIDE_OTHERS] or changed
+    if "taps" in changed and "strides" in changed:  # one option, recorded twice
+        changed.remove("strides")
     options = [f"{', '.join(map(_named, changed))} changed since it began"] if changed else []
     _refuse(
         out,

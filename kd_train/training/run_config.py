@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 from msgspec import UNSET, UnsetType
@@ -13,11 +15,14 @@ from kd_export.graph.int8 import Int8Plan
 from kd_export.graph.preprocess import Preprocess
 from kd_train.recipes import Recipe
 from kd_train.training.distilled_teacher import DistilledTeacher
+from kdx import __version__
 from kdx.errors import DataError
 from kdx.folders.data_folder import FolderOptions, ImageFolder
 from kdx.imaging.image_identity import Identity, KnownImages
 from kdx.imaging.images import InputSpec
 from kdx.progress import SILENT, Progress
+from kdx.remarks import Remark, remark
+from kdx.runtime.machine import package_versions
 from kdx.text import number_of
 
 SCHEMA = 3
@@ -84,7 +89,7 @@ class InitialStudents(msgspec.Struct, frozen=True, kw_only=True):
     """The students of another run with which a run started.
 
     Attributes:
-        run: The folder of that run, as the user gave it.
+        run: The folder of that run, absolute; as the user gave it in earlier runs.
         checkpoint_sha256: The hash of its checkpoint.
         teacher_sha256: The hash of its teacher's file; empty in runs up to schema 2.
         epoch: The epoch of the checkpoint.
@@ -113,7 +118,8 @@ class RunConfig(msgspec.Struct, frozen=True, kw_only=True):
         mean: The mean of each RGB channel by which the teacher's input is normalised.
         std: The standard deviation of each RGB channel by which the teacher's input is normalised.
         seed: The seed of all randomness.
-        data: The data folder as the user gave it; empty for a teacher of several products.
+        data: The data folder, absolute; as the user gave it in earlier runs; empty for a teacher of
+            several products.
         dataset: The key of the published data set, or None.
         category: The data set's category, or None.
         subfolders: Whether images in subfolders belong to the folder around them.
@@ -145,6 +151,9 @@ class RunConfig(msgspec.Struct, frozen=True, kw_only=True):
         cycles: The cycles of a run that was extended; unset for any other. The epochs of the recipe
             are those of all cycles.
         init: The students of another run with which it started; unset for random ones.
+        command: The command that began it; ``train`` once the folder of a teacher has students.
+        options: The options that it was begun with and that decide its result, by name; defaults
+            are left out, and paths are absolute. They are unset in earlier runs.
         versions: The versions of the packages with which the pair was trained.
         created: The UTC time, ISO 8601.
     """
@@ -183,6 +192,8 @@ class RunConfig(msgspec.Struct, frozen=True, kw_only=True):
     precision: Literal["int8"] | UnsetType = UNSET
     cycles: list[Cycle] | UnsetType = UNSET
     init: InitialStudents | UnsetType = UNSET
+    command: Literal["train", "distil"] = "train"
+    options: dict[str, Any] | UnsetType = UNSET
     versions: dict[str, str]
     created: str
 
@@ -228,6 +239,24 @@ class RunConfig(msgspec.Struct, frozen=True, kw_only=True):
     def backbone(self) -> str:
         """The names of the teacher's networks, as a text."""
         return " and ".join(dict.fromkeys(self.recipe.backbones))
+
+
+@functools.cache
+def current_versions() -> Mapping[str, str]:
+    """Return the versions of the packages that decide what training and export compute."""
+    return {"kdx": __version__, **package_versions(TRAINING_PACKAGES)}
+
+
+def other_versions(config: RunConfig) -> list[Remark]:
+    """Return a remark where a run is resumed with other versions than those with which it began."""
+    began = config.versions if config.cycles is UNSET else config.cycles[-1].versions
+    now = current_versions()
+    names = [f"{name} {began.get(name, 'none')}, now {now[name]}" for name in now if began.get(name) != now[name]]
+    text = (
+        "[package has|packages have] changed since the run began, so its result may differ from that of a training "
+        "that was not interrupted"
+    )
+    return remark("other_versions", text, names)
 
 
 def preprocess_of(config: RunConfig) -> Preprocess:

@@ -20,7 +20,8 @@ from kd_train.training.checkpoints import (
     read_run_record,
 )
 from kd_train.training.distilled_teacher import TEACHER_FILE, TEACHER_FOLDER, DistilledTeacher
-from kd_train.training.run_config import NEWEST_SCHEMA, SCHEMA, TRAINING_PACKAGES, RunConfig
+from kd_train.training.run_command import continuing_command
+from kd_train.training.run_config import NEWEST_SCHEMA, SCHEMA, TRAINING_PACKAGES, RunConfig, current_versions
 from kd_train.training.run_lock import GOLDEN, RunLock
 from kdx.bundle.manifest import INDEX, Int8Students, Provenance, unfinished
 from kdx.errors import CheckpointError, OptionError
@@ -77,20 +78,37 @@ class Run:
             fix = self.how_to_continue
             if self.config.distilled is not None and self.config.quantized is UNSET:
                 command = shlex.join(["kdx", "train", "DATA", "--teacher-from", str(self.path)])
-                fix = f"use its compact teacher: {command}; or {fix}"
-            raise CheckpointError(f"no epoch of '{self.path}' was completed", fix=fix)
+                nothing_left = self.config.command == "distil"
+                fix = f"use its compact teacher: {command}" + ("" if nothing_left else f"; or {fix}")
+            raise CheckpointError(f"no epoch of '{self.path}' was completed{self._kept_of_teacher}", fix=fix)
         return self.checkpoints.record(which)
 
     def remarks(self) -> list[Remark]:
         """Return a remark on a training that was not finished."""
-        with contextlib.suppress(CheckpointError):  # whoever needs the last checkpoint says so
-            epochs, planned = self.checkpoint("last").epoch, self.config.recipe.epochs
+        with contextlib.suppress(CheckpointError):  # whoever needs a checkpoint says so
+            epochs, planned = self._epochs, self.config.recipe.epochs
             if epochs < planned:
-                return unfinished(epochs, planned, self.how_to_continue)
+                lack = "its maps have no border weights, which its end measures; " if self._lacks_border_weights else ""
+                return unfinished(epochs, planned, lack + self.how_to_continue)
             if self._lacks_border_weights:
                 text = f"trained, but border weights were not measured: {self.how_to_continue}"
                 return [Remark(kind="unfinished_training", text=f"epochs {text}", count=epochs, first=())]
         return []
+
+    @property
+    def _epochs(self) -> int:
+        """The number of complete epochs, as far as the records can be read."""
+        with contextlib.suppress(CheckpointError):
+            return self.checkpoint("last").epoch
+        return self.checkpoint("best").epoch
+
+    @property
+    def _kept_of_teacher(self) -> str:
+        """What messages add where the run's own compact teacher is still learning."""
+        from kd_train.training.kept_epochs import describe_kept
+
+        is_learning = self.config.distilled is None and (self.path / TEACHER_FOLDER / "last.json").exists()
+        return f"; {describe_kept(self.path)}" if is_learning else ""
 
     def require_finished(self) -> None:
         """Check that all epochs were completed, and border weights measured where there are any.
@@ -153,10 +171,7 @@ class Run:
             return f"continue it: {self.quantize_command('--resume', self.config.recipe.epochs)}"
         if not self.config.data:
             return "continue with the catalogue that began it: kdx train-many"
-        command = ["kdx", "train", self.config.data, "--out", str(self.path), "--method", self.config.method]
-        if self.config.category is not None:
-            command += ["--category", self.config.category]
-        return f"continue with its other options: {shlex.join([*command, '--resume'])}"
+        return continuing_command(self.path, self.config)
 
     def quantize_command(self, how: str, epochs: int) -> str:
         """Return the command that trains this INT8 stage, with its other options.
@@ -216,7 +231,7 @@ class Run:
             spec=self.config.pair_spec,
             recipe=self.config.recipe,
             data_sha256=self.config.data_sha256,
-            versions=self._versions,
+            versions=dict(current_versions()),
         )
         self.checkpoints.save(record, students, optimiser, self.config.teacher_sha256, best=best)
 
@@ -280,11 +295,6 @@ class Run:
     def _earlier_images(self) -> int:
         """The number of images that only runs were trained on from which this one started."""
         return len({each.file for each in self.config.trained_on or []} - {*self.config.train_images.values()})
-
-    @property
-    def _versions(self) -> dict[str, str]:
-        """The versions of the packages of the cycle that is trained."""
-        return self.config.versions if self.config.cycles is UNSET else self.config.cycles[-1].versions
 
     def int8_origin(self, checkpoint: Checkpoint) -> Int8Students:
         """Return the origin of the students of this INT8 stage for a bundle."""

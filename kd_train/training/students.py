@@ -18,7 +18,7 @@ from kd_train.training.checkpoints import EpochRecord
 from kd_train.training.extended_run import describe_cycles
 from kd_train.training.options import TrainOptions
 from kd_train.training.profile import Profiler, TrainingProfile
-from kd_train.training.run_config import RunConfig
+from kd_train.training.run_config import RunConfig, other_versions
 from kd_train.training.run_folder import Run
 from kd_train.training.trainer import Trainer
 from kdx.errors import OptionError
@@ -165,6 +165,8 @@ def train_students(
     )
     if options.resume:
         trainer.resume()
+        if len(trainer.history) < run.config.recipe.epochs:
+            remarks = [*remarks, *other_versions(run.config)]
     history = trainer.fit()
     if run.config.recipe.border_weights and run.config.border_weights is UNSET:
         with trainer.profiler.stage("border weights"):

@@ -22,7 +22,6 @@ from kd_train.training.distilled_teacher import TEACHER_FOLDER
 from kd_train.training.extended_run import as_extended, extend
 from kd_train.training.free_folder import require_free
 from kd_train.training.from_options import (
-    as_begun,
     build_pair,
     check_options,
     common_config,
@@ -35,11 +34,12 @@ from kd_train.training.from_options import (
 )
 from kd_train.training.initial_students import learnt_before, open_students, without_past
 from kd_train.training.int8_stage import missing_stage, options_of_stage, require_no_stage
-from kd_train.training.kept_teacher import FinishedTeacher, KeptTeacher
+from kd_train.training.kept_teacher import FinishedTeacher, KeptTeacher, learnt_otherwise
 from kd_train.training.options import TrainOptions
 from kd_train.training.profile import Profiler
 from kd_train.training.quantization import quantize, require_quantisable
-from kd_train.training.resumed_run import require_same_options, require_same_run, require_same_teacher
+from kd_train.training.resumed_run import as_begun, require_same_options, require_same_run, require_same_teacher
+from kd_train.training.run_command import recorded_options
 from kd_train.training.run_config import RunConfig
 from kd_train.training.run_folder import Run, check_device
 from kd_train.training.run_lock import RunLock
@@ -96,7 +96,8 @@ def train(
     profiler = Profiler()
     with RunLock() as run_lock:
         run_lock.take(out)
-        result = _train(str(data), read, out, options, progress, run_lock, profiler, teacher_only=teacher_only)
+        where = str(data.absolute())
+        result = _train(where, read, out, options, progress, run_lock, profiler, teacher_only=teacher_only)
         if teacher_only or options.precision == "fp32":
             result = replace(result, remarks=[*result.remarks, *missing_stage(result.run)])
         else:
@@ -159,7 +160,7 @@ def _train(
     require_apart_from_images("the run", out, [Path(each) for each in (data, *options.extra_images) if each])
     device = check_device(options.device)
     began = Run(out).config if options.resume and (out / RUN_INDEX).exists() else None
-    options = as_begun(without_past(out, options, began), began)
+    options = as_begun(out, without_past(out, options, began), began)
     existing = kept_teacher(options)
     recipe = recipe_of(options, existing)
     if teacher_only:
@@ -171,7 +172,9 @@ def _train(
     if begun is not None:
         # First: with other options, the images or the weights may be missing.
         require_same_options(out, begun, options, recipe)
-        if begun.distilled is not None and existing is None and begun.init is UNSET:
+        if begun.command == "distil" and not teacher_only:  # from now on, this command continues it
+            begun = msgspec.structs.replace(begun, command="train", options=recorded_options(options))
+        if begun.distilled is not None and existing is None and (out / TEACHER_FOLDER).is_dir():
             weights_given, extra = split_names(options.weights), bool(options.extra_images)
             require_same_teacher(out, begun, weights_given, extra_images=extra)
     students = open_students(out, options, begun)
@@ -206,6 +209,8 @@ def _train(
         mean=pair.mean,
         std=pair.std,
         golden=list(golden),
+        command="distil" if teacher_only else "train",
+        options=recorded_options(options),
         init=UNSET if students is None else students.record,
     )
     # A backbone that cannot be deployed fails here: before hours of training, and before an earlier
@@ -237,6 +242,7 @@ def _train(
     remarks = [
         *images.remarks,
         *further_remarks,
+        *(learnt_otherwise(source, config) if isinstance(source, KeptTeacher) else []),
         *_remarks_on_teacher(config.teacher_learnt or [], run, images.held_out),
     ]
     if teacher_only:

@@ -34,10 +34,12 @@ def resumable(context: typer.Context, run: Path, *, resume: bool) -> Iterator[li
         A remark, printed already, if there is no run to resume.
     """
     from kd_train.training.freed_memory import keep_freed_memory
+    from kd_train.training.kept_epochs import describe_kept
 
     keep_freed_memory()
     before = _index_of(run)
-    remarks = _nothing_to_resume(run) if resume and before is None else []
+    text = "run to resume was not found, so training begins with the first epoch"
+    remarks = remark("nothing_to_resume", text, [run]) if resume and before is None else []
     report_remarks(remarks)  # before hours of training
     try:
         yield remarks
@@ -47,7 +49,8 @@ def resumable(context: typer.Context, run: Path, *, resume: bool) -> Iterator[li
         if begun is None or (begun == before and not resume):
             raise
         if isinstance(error, KeyboardInterrupt):
-            raise Interrupted(f"continue with: {again(context, '--resume')}") from None
+            kept = describe_kept(run)
+            raise Interrupted(f"{kept and f'{kept}; '}continue with: {again(context, '--resume')}") from None
         if is_disk_full(error):
             raise DiskFullError(error, f"free space, and continue: {again(context, '--resume')}") from error
         raise
@@ -62,10 +65,6 @@ def _index_of(run: Path) -> tuple[int, int] | None:
         found = (run / RUN_INDEX).stat()
         return found.st_ino, found.st_mtime_ns
     return None
-
-
-def _nothing_to_resume(run: Path) -> list[Remark]:
-    return remark("nothing_to_resume", "run to resume was not found, so training begins with the first epoch", [run])
 
 
 def report_training(result: TrainResult, remarks: list[Remark], *, as_json: bool, then: str) -> None:

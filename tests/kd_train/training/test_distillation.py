@@ -235,7 +235,7 @@ def test_a_run_with_a_finished_teacher_resumes_without_its_source(dataset, tmp_p
         ({"teacher_from": "resnet18"}, "teacher_from"),
         ({"teacher_epochs": 3}, "teacher_epochs changed"),
         ({"damage": 0.25}, "damage changed"),
-        ({"backbone": "compact-m"}, "backbones changed"),
+        ({"backbone": "compact-m"}, "backbone changed"),
         ({"extra_images": "further"}, "extra_images changed"),
     ],
 )
@@ -385,7 +385,10 @@ KEPT = replace(COMPACT, backbone=None, weights="imagenet", taps=None, teacher_ep
 def test_a_teacher_alone_is_the_first_stage_of_a_training(whole, dataset, tmp_path):
     out = train(dataset, tmp_path / "teacher", COMPACT, teacher_only=True).run.path
     assert Run(out).config.teacher_sha256 == Run(whole).config.teacher_sha256
-    train(dataset, out, replace(COMPACT, resume=True))  # the second stage, later
+    assert (Run(out).config.command, Run(out).config.options["epochs"]) == ("distil", COMPACT.epochs)
+    later = replace(COMPACT, resume=True, group_by="(.*)")
+    train(dataset, out, later)  # the second stage, later
+    assert (Run(out).config.command, Run(out).config.options["group_by"]) == ("train", "(.*)")
     assert_same_run(out, whole)
 
 
@@ -413,6 +416,27 @@ def test_another_run_uses_a_teacher_that_exists(teacher, dataset, tmp_path, monk
 def test_the_teacher_of_any_compact_run_can_be_used(whole, dataset, tmp_path):
     options = replace(KEPT, teacher_from=str(whole), epochs=1, seed=4)
     assert train(dataset, tmp_path / "run", options).run.config.teacher_sha256 == Run(whole).config.teacher_sha256
+
+
+def test_a_teacher_that_learnt_at_another_size_is_named(teacher, dataset, tmp_path):
+    options = replace(KEPT, teacher_from=str(teacher), epochs=1)
+    assert "teacher_of_other_images" not in {each.kind for each in train(dataset, tmp_path / "same", options).remarks}
+    found = train(dataset, tmp_path / "run", replace(options, image_size=32, channels="3")).remarks
+    (said,) = [each for each in found if each.kind == "teacher_of_other_images"]
+    assert said.first == ("`image_size` 64, here 32", "`channels` 1, here 3")
+
+
+def test_a_run_that_copied_a_teacher_resumes_without_the_run_that_made_it(teacher, dataset, tmp_path):
+    made = Path(shutil.copytree(teacher, tmp_path / "made"))
+    options, run = replace(KEPT, teacher_from=str(made), taps="layer2,layer3"), tmp_path / "run"
+    with pytest.raises(KeyboardInterrupt):
+        train(dataset, run, options, InterruptingTask("training", 3))
+    shutil.rmtree(made)
+    with pytest.raises(CheckpointError, match="there is no run folder"):
+        train(dataset, run, replace(options, teacher_from=str(tmp_path / "other"), resume=True))
+    resumed = train(dataset, run, replace(options, resume=True))
+    assert resumed.resumed_after == 1
+    assert_same(run, train(dataset, tmp_path / "whole", replace(options, teacher_from=str(teacher))).run.path)
 
 
 def test_a_run_is_not_resumed_with_another_teacher_that_exists(teacher, whole, dataset, tmp_path):
@@ -463,8 +487,9 @@ def test_folders_without_a_finished_compact_teacher(dataset, tmp_path):
         train(dataset, tmp_path / "run", replace(KEPT, teacher_from=str(tmp_path / "ordinary")))
     with pytest.raises(KeyboardInterrupt):
         train(dataset, tmp_path / "begun", COMPACT, InterruptingTask("compact teacher", 1), teacher_only=True)
-    with pytest.raises(CheckpointError, match="is not finished"):
+    with pytest.raises(CheckpointError, match="is not finished") as unfinished:
         train(dataset, tmp_path / "run", replace(KEPT, teacher_from=str(tmp_path / "begun")))
+    assert f"kdx distil {dataset} --out {tmp_path / 'begun'} " in unfinished.value.fix
 
 
 def test_a_teacher_alone_is_compact_without_a_backbone(dataset, tmp_path):
@@ -660,7 +685,7 @@ def test_seconds_of_a_teacher_count_where_it_was_made(whole, teacher, dataset, t
 def test_who_takes_a_teacher_for_a_detector_is_told(teacher, whole):
     with pytest.raises(CheckpointError, match="was completed") as error:
         load_pair(Run(teacher))
-    assert f"kdx train DATA --teacher-from {teacher}" in error.value.fix
+    assert error.value.fix == f"use its compact teacher: kdx train DATA --teacher-from {teacher}"
     with pytest.raises(CheckpointError, match="training of a compact teacher, and holds no detector"):
         load_pair(Run(whole / TEACHER_FOLDER))
 

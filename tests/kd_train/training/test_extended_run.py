@@ -13,7 +13,7 @@ from msgspec import UNSET
 from kd_export.graph.int8 import Int8Plan
 from kd_train.training.extended_run import as_extended
 from kd_train.training.int8_stage import options_of_stage
-from kd_train.training.run_config import Quantized, RunConfig
+from kd_train.training.run_config import Quantized, RunConfig, other_versions
 from kd_train.training.run_folder import Run
 from kd_train.training.train import train
 from kd_train.training.trainer import Trainer
@@ -21,6 +21,7 @@ from kdx.errors import CheckpointError, OptionError
 from kdx.storage.json_records import INT8_FOLDER, encode_record
 from tests.kd_train.training.test_trainer import (
     ADAM,
+    Interrupting,
     assert_same,
     interrupted,
     one_cycle,  # noqa: F401  # a fixture of this module too
@@ -136,6 +137,30 @@ def test_fewer_epochs_than_there_are_is_an_error_that_says_so(dataset, run, exte
     assert (target / "run.json").read_bytes() == before
 
 
+@pytest.mark.parametrize("times", [1, 2])
+def test_a_cycle_without_an_epoch_is_taken_back_or_corrected(dataset, run, extended, tmp_path, times):
+    target = run if times == 1 else Path(shutil.copytree(extended[0], tmp_path / "twice"))
+    done, before = 2 * times, Run(target).config
+    with pytest.raises(KeyboardInterrupt):
+        train(dataset, target, replace(LONGER, epochs=6000), Interrupting(1))
+    corrected = as_extended(Run(target), replace(LONGER, epochs=done + 1))
+    assert corrected.recipe.epochs == done + 1
+    assert [one.epochs for one in corrected.cycles] == [*[2] * times, 1]
+    assert as_extended(Run(target), replace(LONGER, epochs=None)) == Run(target).config
+    with pytest.raises(CheckpointError, match=f"has {done} epochs already"):
+        as_extended(Run(target), replace(LONGER, epochs=1))
+    train(dataset, target, replace(LONGER, epochs=done))
+    after = Run(target)
+    after.require_finished()
+    assert (after.config.cycles, after.config.recipe) == (before.cycles, before.recipe)
+
+
+def test_a_cycle_with_an_epoch_is_not_taken_back(dataset, run):
+    interrupted(dataset, run, LONGER, steps=3)
+    with pytest.raises(CheckpointError, match="epochs changed since it began"):
+        train(dataset, run, replace(LONGER, epochs=2))
+
+
 def test_an_unfinished_run_is_not_extended(dataset, tmp_path):
     interrupted(dataset, tmp_path / "run", SHORT, steps=3)
     with pytest.raises(CheckpointError, match="epochs changed since it began"):
@@ -161,6 +186,17 @@ def test_checkpoints_and_bundles_name_the_versions_of_the_last_cycle(run):
     assert checkpoint.versions["torch"] != "1.0"
 
 
+def test_checkpoints_name_the_versions_that_trained_them_and_a_remark_the_difference(dataset, run):
+    now = Run(run).config.versions
+    write(run, versions={**now, "torch": "1.0"})
+    opened = Run(run)
+    opened.save(tensors(run), None, opened.checkpoint("last").history, best=False)
+    assert opened.checkpoint("last").versions == now
+    (said,) = other_versions(opened.config)
+    assert said.first == (f"torch 1.0, now {now['torch']}",)
+    assert train(dataset, run, replace(SHORT, resume=True)).remarks == []  # nothing was left to train
+
+
 def test_border_weights_are_measured_again(run):
     write(run, border_weights=((1.0, 0.5),))
     assert as_extended(Run(run), LONGER).border_weights is UNSET
@@ -179,12 +215,14 @@ def test_an_int8_stage_of_the_weights_before_is_made_again(run):
         checkpoint_sha256=checkpoint, teacher_sha256="", epoch=2, headroom=1.5, images=1, defects=0, plan=Int8Plan({})
     )
     write(stage, quantized=plan)
-    assert options_of_stage(Run(run), asked) == (own, [])
-    write(stage, quantized=msgspec.structs.replace(plan, checkpoint_sha256="0" * 64))
     made = Run(stage).config.recipe
+    same = {"epochs": made.epochs, "learning_rate": made.learning_rate, "headroom": 1.5}
+    # It has replaced that of the shorter run: interrupted, it continues with the same options.
+    assert options_of_stage(Run(run), asked) == (replace(own, **same), [])
+    assert options_of_stage(Run(run), replace(asked, headroom=2.0))[0].headroom == 2.0  # refused later
+    write(stage, quantized=msgspec.structs.replace(plan, checkpoint_sha256="0" * 64))
     options, (said,) = options_of_stage(Run(run), asked)
-    rates = {"epochs": made.epochs, "learning_rate": made.learning_rate, "headroom": 1.5}
-    assert options == replace(own, **rates, resume=False, force=True)
+    assert options == replace(own, **same, resume=False, force=True)
     assert "was replaced by one of the extended run, with the same options" in str(said)
     assert options_of_stage(Run(run), replace(asked, headroom=1.5))[0] == options
     with pytest.raises(OptionError, match="`headroom` has no effect"):

@@ -8,19 +8,21 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import torch
 from msgspec import UNSET
 from PIL import Image
 
 from kd_train.data.image_records import BadImages, scan_images, split_images
-from kd_train.training.initial_students import _first_unlike
+from kd_train.training.initial_students import StudentsOfRun, _first_unlike
 from kd_train.training.run_folder import Run
 from kd_train.training.train import train
 from kd_train.training.trained_pair import load_pair
 from kdx.bundle.open import open_bundle
 from kdx.errors import CheckpointError, DataError, OptionError
 from kdx.imaging.image_identity import KnownImages, Likeness
+from kdx.storage.json_records import encode_record
 from tests.kd_train.training.test_distillation import COMPACT
 from tests.kd_train.training.test_trainer import assert_same, interrupted, tensors
 from tests.tiny_training import TINY
@@ -165,6 +167,17 @@ def test_it_is_resumed_with_the_run_that_it_began_with(lamp, source, started, tm
     assert Run(run).config.init == Run(started).config.init
 
 
+def test_the_run_is_recorded_with_its_absolute_path(source, monkeypatch):
+    monkeypatch.chdir(source.parent)
+    assert StudentsOfRun(Path(source.name)).record.run == str(source)
+
+
+def _longer(run: Path) -> bytes:
+    config = Run(run).config
+    recipe = msgspec.structs.replace(config.recipe, epochs=config.recipe.epochs + 9)
+    return encode_record(msgspec.structs.replace(config, recipe=recipe))
+
+
 def test_from_the_first_epoch_on_the_command_that_began_it_resumes_it_without_that_run(lamp, source, tmp_path):
     earlier = Path(shutil.copytree(source, tmp_path / "earlier"))
     run, options = tmp_path / "run", replace(STILL, epochs=2, init=earlier)
@@ -174,6 +187,8 @@ def test_from_the_first_epoch_on_the_command_that_began_it_resumes_it_without_th
         train(lamp, run, replace(options, resume=True))
     (tmp_path / "moved").rename(earlier)
     interrupted(lamp, run, replace(options, resume=True), steps=3)
+    (earlier / "run.json").write_bytes(_longer(earlier))  # it is extended meanwhile
+    interrupted(lamp, Path(shutil.copytree(run, tmp_path / "again")), replace(options, resume=True), steps=1)
     earlier.rename(tmp_path / "moved")
     with pytest.raises(CheckpointError, match="there is no run folder") as caught:
         train(lamp, run, replace(options, init=tmp_path / "other", resume=True))

@@ -46,6 +46,28 @@ def test_a_stage_of_another_checkpoint_is_named(run_copy, tmp_path):
     assert remarks_on(stage) == []
 
 
+def test_an_unfinished_run_without_border_weights_says_so(run_copy):
+    record = json.loads((run_copy / "run.json").read_text(encoding="utf-8"))
+    record["recipe"] |= {"epochs": 9, "border_weights": True}
+    (run_copy / "run.json").write_text(json.dumps(record), encoding="utf-8")
+    (said,) = remarks_on(Run(run_copy))
+    assert said.text.startswith("of 9 epochs trained: the training was not finished; its maps have no border weights")
+
+
+@pytest.mark.parametrize("damage", ["", "{"])
+def test_without_its_last_record_a_run_is_judged_by_the_best_one(run_copy, damage):
+    record = json.loads((run_copy / "run.json").read_text(encoding="utf-8"))
+    record["recipe"]["epochs"] = 9
+    (run_copy / "run.json").write_text(json.dumps(record), encoding="utf-8")
+    best = Run(run_copy).checkpoint("best").epoch
+    (run_copy / "last.json").unlink()
+    if damage:
+        (run_copy / "last.json").write_text(damage, encoding="utf-8")
+    (said,) = remarks_on(Run(run_copy))
+    assert (said.kind, said.count) == ("unfinished_training", best)
+    assert Run(run_copy).provenance(Run(run_copy).checkpoint("best")).planned_epochs == 9
+
+
 def test_a_window_of_another_scale_is_named(run_copy):
     run = Run(run_copy)
 

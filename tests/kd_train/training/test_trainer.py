@@ -191,11 +191,13 @@ def test_resuming_a_finished_run_changes_nothing(dataset, whole, sgd_copy):
     ("change", "named"),
     [
         ({"learning_rate": 0.1}, ["learning_rate"]),
-        ({"taps": "layer1,layer2"}, ["strides", "taps"]),
+        ({"taps": "layer1,layer2"}, ["taps"]),
+        ({"blur_sigma": 1.0}, ["sigma"]),
+        ({"method": "reverse-distillation"}, ["method"]),  # and not what follows from its recipe
         ({"seed": 1}, ["seed"]),
         ({"channels": "3"}, ["channels"]),
-        ({"backbone": "test_resnet.r160_in1k"}, ["backbones"]),
-        ({"backbone": "resnet18", "weights": "imagenet"}, ["backbones"]),  # and not that its weights are missing
+        ({"backbone": "test_resnet.r160_in1k"}, ["backbone"]),
+        ({"backbone": "resnet18", "weights": "imagenet"}, ["backbone"]),  # and not that its weights are missing
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )
@@ -333,7 +335,8 @@ def test_ctrl_c_in_the_command_line_says_how_to_resume(cli, dataset, tiny_option
             raise KeyboardInterrupt
 
         patch.setattr(Trainer, "_validation_loss", press)
-        command = cli(*arguments, code=130).stderr.partition("continue with: kdx ")[2]
+        said, _, command = cli(*arguments, code=130).stderr.partition("continue with: kdx ")
+    assert said.endswith("interrupted; 1 of 2 epochs of the students is kept; ")
     assert Run(tmp_path / "run").checkpoint("last").epoch == 1
     assert "resumed after epoch 1" in cli(*shlex.split(command)).stdout
     assert Run(tmp_path / "run").checkpoint("last").epoch == 2

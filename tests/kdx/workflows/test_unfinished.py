@@ -31,9 +31,12 @@ def kinds_of(record: dict) -> list[str]:
 def test_evaluate_says_that_a_training_was_not_finished(cli, unfinished_run, tiny_run, dataset):
     result = cli("evaluate", unfinished_run, dataset)
     assert NOTE in result.stderr
-    words = shlex.split(result.stderr.partition("continue with its other options: ")[2].splitlines()[0])
+    words = shlex.split(result.stderr.partition("continue it: ")[2].splitlines()[0])
     assert words[:5] == ["kdx", "train", str(dataset), "--out", str(unfinished_run)]
     assert words[-1] == "--resume"
+    given = dict(zip(words[5:-1:2], words[6:-1:2], strict=True))
+    assert given["--image-size"] == "64"
+    assert given["--learning-rate"] == "0.05"
     assert KIND in kinds_of(cli("evaluate", unfinished_run, dataset, "--json").json)
     assert KIND not in kinds_of(cli("evaluate", tiny_run, dataset, "--json").json)
 
@@ -66,4 +69,15 @@ def test_a_run_without_a_complete_epoch_says_so(cli, run_copy, dataset, tmp_path
     arguments = ("-o", tmp_path / "no.kdx") if command == "export" else (dataset,)
     stderr = cli(command, run_copy, *arguments, code=2).stderr
     assert f"no epoch of '{run_copy}' was completed" in stderr
-    assert f"kdx train {dataset} --out {run_copy} --method stpm --resume" in stderr
+    assert f"kdx train {dataset} --out {run_copy} --backbone test_resnet --weights random" in stderr
+
+
+def test_a_run_of_an_earlier_release_names_what_it_has_recorded(cli, run_copy, tmp_path):
+    record = json.loads((run_copy / "run.json").read_text(encoding="utf-8"))
+    del record["options"], record["command"]
+    (run_copy / "run.json").write_text(json.dumps({**record, "data": "cells", "category": "a"}), encoding="utf-8")
+    for name in ("last.json", "best.json"):
+        (run_copy / name).unlink()
+    stderr = cli("export", run_copy, "-o", tmp_path / "no.kdx", code=2).stderr
+    command = f"kdx train cells --out {run_copy} --method stpm --category a --resume"
+    assert f"continue with its other options: {command}" in stderr
