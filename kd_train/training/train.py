@@ -156,7 +156,6 @@ def _train(
     teacher_only: bool,
 ) -> TrainResult:
     require_free(out, resume=options.resume, force=options.force, precision=options.precision)
-    require_outside_bundles(out.parent, "out")
     require_apart_from_images("the run", out, [Path(each) for each in (data, *options.extra_images) if each])
     device = check_device(options.device)
     began = Run(out).config if options.resume and (out / RUN_INDEX).exists() else None
