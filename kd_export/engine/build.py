@@ -245,7 +245,7 @@ def _graph_for(plan: BuildPlan, *, is_typed: bool) -> bytes:
     except ImportError as error:
         what = "for compute capability 7.5" if is_turing else "an INT8 engine" if is_typed else "with TensorRT 8.6"
         raise BackendError(f"building {what} needs the package 'onnx'", fix="pip install onnx") from error
-    from kd_export.engine.opset17 import to_opset_17
+    from kd_export.engine.opset17 import quantise_weights_in_graph, to_opset_17
     from kd_export.engine.turing import products_to_convolutions
     from kd_export.precision.activations import signed_activations
 
@@ -255,7 +255,7 @@ def _graph_for(plan: BuildPlan, *, is_typed: bool) -> bytes:
     if is_turing:
         model = products_to_convolutions(model)
     if not is_typed:
-        model = to_opset_17(model)
+        model = to_opset_17(quantise_weights_in_graph(model))
     rewritten: bytes = model.SerializeToString()
     return rewritten
 

@@ -2,12 +2,17 @@
 
 Since opset 18 the axes of most reductions are an input. That parser ignores it and reduces over all
 axes, the batch included: it would return one score for a batch, and other features.
+
+It does not take int8 constants as the weights of a convolution everywhere: where two convolutions
+share a quantised tensor, its build ends in an assertion. Weights in FP32 that the graph quantises
+are taken.
 """
 
 from __future__ import annotations
 
+import numpy as np
 import onnx
-from onnx import ModelProto, helper, numpy_helper
+from onnx import ModelProto, NodeProto, helper, numpy_helper
 
 from kdx.errors import GateError
 
@@ -19,6 +24,37 @@ _REDUCTIONS = frozenset(
         *("ReduceMin", "ReduceProd", "ReduceSumSquare"),
     }
 )
+_QUANTIZE, _DEQUANTIZE = "QuantizeLinear", "DequantizeLinear"
+
+
+def quantise_weights_in_graph(model: ModelProto) -> ModelProto:
+    """Return an INT8 graph with weights in FP32, which it quantises to the same integers.
+
+    The int8 constants stay; :func:`to_opset_17` removes what is not used.
+    """
+    rewritten = ModelProto()
+    rewritten.CopyFrom(model)
+    graph = rewritten.graph
+    constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
+    nodes: list[NodeProto] = []
+    for node in graph.node:
+        if node.op_type == _DEQUANTIZE and node.input[0] in constants:
+            weights, scales = constants[node.input[0]], constants[node.input[1]]
+            axis = next((each.i for each in node.attribute if each.name == "axis"), 1)
+            by_axis = scales.reshape([-1 if each == axis else 1 for each in range(weights.ndim)])
+            values, quantised = f"{node.output[0]}.values", f"{node.output[0]}.quantised"
+            # Its quotient by the scale is nearer to the integer than to any other.
+            graph.initializer.append(numpy_helper.from_array(weights.astype(np.float32) * by_axis, values))
+            nodes.append(
+                helper.make_node(
+                    _QUANTIZE, [values, *node.input[1:]], [quantised], name=f"{node.name}.quantise", axis=axis
+                )
+            )
+            node.input[0] = quantised
+        nodes.append(node)
+    del graph.node[:]
+    graph.node.extend(nodes)
+    return rewritten
 
 
 def to_opset_17(model: ModelProto) -> ModelProto:

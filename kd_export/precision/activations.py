@@ -2,8 +2,8 @@
 
 Each integer becomes smaller by 128, and then stands for a value that is smaller by some steps: by
 none for the zero point 128, and by 128 for 0, which tensors have that cannot be negative. Those
-steps are subtracted before a tensor is quantised. What takes it adds to its output what that
-changes there, which is a constant: for a convolution a bias, or a map, because it pads with zeros.
+steps are subtracted before a tensor is quantised. What takes it has what that changes added to its
+output, which is a constant: for a convolution a bias, or a map, because it pads with zeros.
 
 So all 256 integers are used, and the results are the same up to rounding at ties. With the same
 values and the zero point 0, half of the integers would stand for negative numbers. INT8 students
@@ -97,9 +97,10 @@ class _Signed:
 
     def _raise(self, node: NodeProto, values: NDArray[np.float32]) -> list[NodeProto]:
         name, output = f"{node.output[0]}.low", node.output[0]
-        inputs = [name, self._constant(f"{output}.raised_by", values)]
+        # TensorRT 8.6 takes a map that is added to an INT8 convolution for a scale, and fails.
+        inputs = [name, self._constant(f"{output}.raised_by", -values)]
         node.output[0] = name
-        return [node, helper.make_node("Add", inputs, [output], name=f"{node.name}.raise")]
+        return [node, helper.make_node("Sub", inputs, [output], name=f"{node.name}.raise")]
 
     def _weights(self, node: NodeProto) -> NDArray[np.float32]:
         dequantize = self._makers[node.input[1]]
