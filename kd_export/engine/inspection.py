@@ -10,7 +10,7 @@ from kd_export.engine.layers import engine_layers, profile_of
 from kdx.bundle.engine_record import Layer
 from kdx.bundle.graph_contract import INPUT
 from kdx.errors import BackendError
-from kdx.runtime.tensorrt.contexts import context_bytes, create_context
+from kdx.runtime.tensorrt.contexts import context_bytes, create_context, switch_profile
 from kdx.runtime.tensorrt.cuda.created import created
 from kdx.runtime.tensorrt.log import make_log
 
@@ -49,7 +49,7 @@ def _layers(trt: Any, engine: Any, batches: Sequence[int], log: Any) -> list[Lay
     for profile, batch in enumerate(batches):
         # It gets no memory, because nothing runs in it.
         context = created("an execution context", lambda: create_context(trt, engine), log.take)
-        done = context.set_optimization_profile_async(profile, _DEFAULT_STREAM)
+        done = switch_profile(context, profile, _DEFAULT_STREAM)
         if not (done and context.set_input_shape(INPUT, (batch, *sizes))):
             raise BackendError(
                 f"TensorRT cannot show the layers of profile {profile} for batches of {batch}",

@@ -38,6 +38,20 @@ def create_context(trt: Any, engine: Any) -> Any:
     return engine.create_execution_context(config)
 
 
+def switch_profile(context: Any, profile: int, stream: int) -> bool:
+    """Switch an execution context to an optimisation profile; return whether TensorRT accepts it.
+
+    Args:
+        context: The context.
+        profile: The index of the profile.
+        stream: The CUDA stream on which the work of it is queued.
+    """
+    try:
+        return bool(context.set_optimization_profile_async(profile, stream))
+    except RuntimeError:  # the bindings of TensorRT 8.6 to 11 never return False here; the log says why
+        return False
+
+
 def context_bytes(engine: Any) -> int:
     """Return the size of the memory that a context of an engine needs, whatever its profile."""
     # TensorRT 11 and TensorRT for RTX have only the first, 8.6 and 10.0 only the second.

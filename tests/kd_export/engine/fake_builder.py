@@ -10,7 +10,7 @@ import json
 from types import ModuleType
 from typing import Any
 
-from tests.kdx.runtime.tensorrt.fake_runtime import Dims
+from tests.kdx.runtime.tensorrt.fake_runtime import REFUSED_PROFILE, Dims
 from tests.kdx.runtime.tensorrt.real_api import VERSIONS, RealApi
 
 REALS = {version: RealApi(version) for version in VERSIONS}
@@ -236,8 +236,10 @@ def make(version: str = "10.16.1", precision: str = "fp16", **faults: Any) -> Mo
         """A context without memory, in which nothing can run."""
 
         def set_optimization_profile_async(self, profile_index: int, stream_handle: int) -> bool:
+            if "set_optimization_profile_async" in nothing:
+                raise RuntimeError(REFUSED_PROFILE)
             self.profile = profile_index
-            return "set_optimization_profile_async" not in nothing
+            return True
 
         def set_input_shape(self, name: str, shape: Any) -> bool:
             assert name == "image"

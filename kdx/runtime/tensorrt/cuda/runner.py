@@ -24,7 +24,7 @@ from kdx.bundle.graph_contract import INPUT, MAP
 from kdx.errors import BackendError, InputError
 from kdx.runtime.backend import Outputs
 from kdx.runtime.device_arrays import DeviceArray
-from kdx.runtime.tensorrt.contexts import context_bytes, give_memory
+from kdx.runtime.tensorrt.contexts import context_bytes, give_memory, switch_profile
 from kdx.runtime.tensorrt.cuda.api import CudaApi
 from kdx.runtime.tensorrt.cuda.buffers import Buffers
 from kdx.runtime.tensorrt.cuda.profile import GpuWork, Profile, require
@@ -116,7 +116,7 @@ class EngineRunner:
             "create an execution context, possibly because there is not enough memory",
             self._explain,
         )
-        require(context.set_optimization_profile_async(index, stream), f"switch to profile {index}", self._explain)
+        require(switch_profile(context, index, stream), f"switch to profile {index}", self._explain)
         self._api.synchronize(stream)
         return context
 

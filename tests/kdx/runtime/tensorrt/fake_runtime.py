@@ -18,6 +18,8 @@ from tests.kdx.runtime.tensorrt.real_api import RTX, VERSIONS, RealApi
 HEIGHT, WIDTH, CHANNELS = 6, 8, 3
 SHAPE = (HEIGHT, WIDTH, CHANNELS)
 PLAN = b"a fake plan"
+# What the bindings of TensorRT 8.6 to 11 raise: this method alone never returns False.
+REFUSED_PROFILE = "Error in set optimization profile async."
 
 
 def expected_outputs(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -90,7 +92,8 @@ class FakeContext:
 
     def set_optimization_profile_async(self, profile_index: int, stream_handle: int) -> bool:
         if self._cuda.fails("set_optimization_profile_async"):
-            return False
+            self._engine.log("set_optimization_profile: no")
+            raise RuntimeError(REFUSED_PROFILE)
         self._profile = profile_index
         self._changed()
         self._cuda.queue(stream_handle, lambda: None)
