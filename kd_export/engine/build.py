@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 from kd_export.engine.flavours import Flavour, load_flavour, target_capability
 from kd_export.engine.inspection import inspect_plan
 from kd_export.engine.layers import logged_layers, network_layers, require_convolutions
+from kd_export.engine.timing_cache import keep_timings, require_place, use_timing_cache
 from kdx import __version__
 from kdx.bundle.bundle import Bundle
 from kdx.bundle.checked_files import Graph
@@ -32,10 +33,11 @@ from kdx.bundle.engine_record import (
     this_system,
 )
 from kdx.errors import BackendError, GateError, OptionError
+from kdx.remarks import Remark
 from kdx.runtime.gpu import gpus
 from kdx.runtime.tensorrt.cuda.created import created
 from kdx.runtime.tensorrt.log import make_log
-from kdx.storage.files import new_folder, refuse_existing, require_writable, sha256_bytes, write_atomic
+from kdx.storage.files import new_folder, refuse_existing, require_writable, sha256_bytes
 from kdx.storage.json_records import encode_record, now
 
 LEVELS = range(6)
@@ -88,7 +90,8 @@ def plan_build(bundle: Bundle, request: EngineRequest) -> tuple[BuildPlan, Flavo
 
     Raises:
         BundleError: The bundle holds no graph of that precision.
-        OptionError: An invalid batch, level or compute capability.
+        OptionError: An invalid batch, level, compute capability or place of the timing cache.
+        OutputError: The timing cache cannot be written there.
         BackendError: TensorRT or the GPU is missing.
     """
     graph = bundle.graph_of(request.precision)
@@ -104,6 +107,8 @@ def plan_build(bundle: Bundle, request: EngineRequest) -> tuple[BuildPlan, Flavo
         raise OptionError("`level` is out of range", expected="0 to 5", received=str(request.level))
     if request.timing_cache is not None and request.flavour == "rtx":
         raise OptionError("TensorRT for RTX times no kernels at build time", fix="leave out `timing_cache`")
+    if request.timing_cache is not None:
+        require_place(request.timing_cache)
     flavour = load_flavour(request.flavour)
     capability = target_capability(request.flavour, request.compute_capability)
     # TensorRT uses the first GPU, whatever others there are. On it, the engine can be inspected.
@@ -124,7 +129,12 @@ def plan_build(bundle: Bundle, request: EngineRequest) -> tuple[BuildPlan, Flavo
 
 
 def build_engine(
-    bundle: Bundle, request: EngineRequest, *, force: bool = False, announce: Callable[[str], None] = lambda _: None
+    bundle: Bundle,
+    request: EngineRequest,
+    *,
+    force: bool = False,
+    announce: Callable[[str], None] = lambda _: None,
+    note: Callable[[Remark], object] = lambda _: None,
 ) -> Engine:
     """Build an engine; it appears in the bundle's folder when it is complete and was checked.
 
@@ -133,6 +143,7 @@ def build_engine(
         request: The request.
         force: Replace an engine that is there.
         announce: Takes a text that says what is built, once nothing stands against it.
+        note: Takes a remark if the timing cache could not be written; the engine is complete then.
 
     Raises:
         OutputError: There is one already.
@@ -187,15 +198,26 @@ def build_engine(
     with new_folder(plan.target, force=force) as folder:
         (folder / PLAN).write_bytes(data)
         (folder / RECORD).write_bytes(encode_record(record))
+    if built.timings is not None and request.timing_cache is not None:
+        for one in keep_timings(request.timing_cache, built.timings):
+            note(one)
     return Engine(plan.target, record, sha256_bytes(encode_record(record)))
 
 
 class _Built(NamedTuple):
-    """A plan, the layers that its network demands, and those that the builder logged, if it did."""
+    """A built plan.
+
+    Attributes:
+        plan: The plan.
+        demanded: The layers that its network demands.
+        logged: The layers that the builder logged, if it did.
+        timings: The updated content of the timing cache; None if there is none.
+    """
 
     plan: bytes
     demanded: list[Layer]
     logged: list[Layer]
+    timings: bytes | None
 
 
 def _build(plan: BuildPlan, flavour: Flavour) -> _Built:
@@ -221,7 +243,7 @@ def _build(plan: BuildPlan, flavour: Flavour) -> _Built:
     flavour.set_target(config, plan.fingerprint.compute_capability)
     flavour.set_precision(network, config, plan.request.precision, plan.kept)
     flavour.leave_out_sources(config)
-    cache = _use_timing_cache(config, plan.request.timing_cache)
+    cache = use_timing_cache(config, plan.request.timing_cache)
     demanded = network_layers(network)
     with _interruptible(trt, config) as interrupted:
         data = builder.build_serialized_network(network, config)
@@ -229,9 +251,8 @@ def _build(plan: BuildPlan, flavour: Flavour) -> _Built:
         raise KeyboardInterrupt
     if data is None:
         raise BackendError("TensorRT could not build the engine", received=log.take(), fix="see kdx doctor")
-    if cache is not None and plan.request.timing_cache is not None:
-        write_atomic(plan.request.timing_cache, bytes(cache.serialize()))
-    return _Built(bytes(data), demanded, logged_layers(log.layers))
+    timings = None if cache is None else bytes(cache.serialize())
+    return _Built(bytes(data), demanded, logged_layers(log.layers), timings)
 
 
 def _graph_for(plan: BuildPlan, *, is_typed: bool) -> bytes:
@@ -269,17 +290,6 @@ def _add_profiles(builder: Any, config: Any, image: Any, batches: Sequence[int])
             raise BackendError(
                 f"TensorRT does not take an optimisation profile for batches of up to {batch}", fix="see kdx doctor"
             )
-
-
-def _use_timing_cache(config: Any, file: Path | None) -> Any:
-    if file is None:
-        return None
-    cache = config.create_timing_cache(file.read_bytes() if file.is_file() else b"")
-    if cache is None or not config.set_timing_cache(cache, ignore_mismatch=False):
-        raise OptionError(
-            f"'{file}' is not a timing cache of this TensorRT and GPU", fix="name another file, which will be created"
-        )
-    return cache
 
 
 @contextmanager

@@ -9,9 +9,10 @@ import typer
 from rich.markup import escape
 
 from kdx.bundle.engine_record import FLAVOURS, Engine, describe
-from kdx.cli.output import out, print_json, say, say_nothing, shown, typed
+from kdx.cli.output import out, print_json, report_remarks, say, say_nothing, shown, typed
 from kdx.cli.shared_options import FORCE_OPTION, JSON_OPTION, batch_sizes, one_of
 from kdx.errors import OptionError
+from kdx.remarks import Remark
 
 if TYPE_CHECKING:
     from kd_export.engine.build import BuildPlan
@@ -59,11 +60,14 @@ def build_engine(
         plan, _ = plan_build(opened, request)
         _show_plan(plan, json=json)
         return
-    engine = build(opened, request, force=force, announce=say_nothing if json else say)
+    remarks: list[Remark] = []
+    announce = say_nothing if json else say
+    engine = build(opened, request, force=force, announce=announce, note=remarks.append)
     if json:
-        print_json({"engine": str(engine.path), "record": engine.record})
+        print_json({"engine": str(engine.path), "record": engine.record, "remarks": remarks})
         return
     _show(bundle, engine)
+    report_remarks(remarks)
 
 
 def _show_plan(plan: BuildPlan, *, json: bool) -> None:

@@ -3,6 +3,7 @@ every refusal."""
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -18,12 +19,13 @@ import onnx
 import pytest
 
 from kd_export.engine import build as build_module
-from kd_export.engine import flavours
+from kd_export.engine import flavours, timing_cache
 from kd_export.engine.build import EngineRequest, build_engine
 from kdx.bundle.engine_record import EngineRecord, engines_of
 from kdx.bundle.open import open_bundle
 from kdx.errors import BackendError, GateError, KdxError, OptionError, OutputError
 from kdx.runtime.gpu import Gpu
+from kdx.storage import files
 from kdx.storage.files import sha256_file
 from tests.images import solar_cells
 from tests.kd_export.engine import fake_builder
@@ -328,6 +330,35 @@ def test_the_timing_cache_is_read_updated_and_refused(bundle, with_tensorrt, tmp
     with pytest.raises(OptionError, match="is not a timing cache"):
         build(bundle, timing_cache=cache, force=True)
     assert cache.read_bytes() == b"foreign"
+
+
+def test_the_place_of_a_timing_cache_is_checked_first(bundle, with_tensorrt, tmp_path, monkeypatch) -> None:
+    trt = with_tensorrt()
+    for file, said in ((tmp_path, "is a folder"), (tmp_path / "none/t", "is missing")):
+        with pytest.raises(OptionError, match=said):
+            build(bundle, timing_cache=file)
+    monkeypatch.setattr(files.os, "access", lambda path, _: Path(path) != tmp_path)
+    with pytest.raises(OutputError, match="cannot be written"):
+        build(bundle, timing_cache=tmp_path / "t")
+    assert trt.calls == []
+
+
+def test_an_engine_stays_where_its_timing_cache_cannot_be_written(bundle, with_tensorrt, tmp_path, monkeypatch, cli):
+    with_tensorrt()
+    cache = tmp_path / "t"
+
+    def full(path: Path, *_: bytes) -> None:
+        assert path == cache
+        assert list(engines_of(bundle)), "it is written last"
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    monkeypatch.setattr(timing_cache, "write_atomic", full)
+    (remark,) = cli("build-engine", bundle, "--fp16", "--timing-cache", cache, "--json").json["remarks"]
+    assert remark["kind"] == "timing_cache"
+    assert remark["first"] == [f"{cache}: No space left on device"]
+    said = cli("build-engine", bundle, "--fp16", "--timing-cache", cache, "--force").stderr
+    assert "1 timing cache was not written" in said
+    assert [engine.plan.read_bytes() for engine in engines_of(bundle)] == [b"plan"]
 
 
 def test_a_bundle_without_fp16_says_how_to_get_it(tiny_bundle, with_tensorrt) -> None:
