@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import functools
 import io
 import os
 import threading
@@ -28,6 +29,9 @@ TENSORRT = "TensorrtExecutionProvider"
 _INSTALL = 'pip uninstall onnxruntime, then pip install "onnxruntime-gpu[cuda,cudnn]"'
 _NO_TF32 = "NVIDIA_TF32_OVERRIDE"
 _LIBRARIES = {CUDA: "libonnxruntime_providers_cuda.so", TENSORRT: "libonnxruntime_providers_tensorrt.so"}
+# To redirect standard output concerns all threads: of two at once, the second would restore what
+# the first redirected to, and everything printed later would be lost.
+_PRELOADING = threading.Lock()
 
 
 def onnxruntime_cuda_backend(graph: Graph, threads: int | None = None) -> OnnxRuntimeCuda:
@@ -184,6 +188,13 @@ def require_provider(provider: str) -> str:
             f"{provider} needs an NVIDIA GPU, and {why_no_gpu()}",
             fix="see what nvidia-smi lists; the backend onnxruntime-cpu runs on every machine",
         )
+    with _PRELOADING:
+        return _preload()
+
+
+@functools.cache
+def _preload() -> str:
+    """Load NVIDIA's libraries, once a process; return what ONNX Runtime says about it."""
     preload = getattr(ort, "preload_dlls", None)
     if preload is None:  # before 1.21
         return ""

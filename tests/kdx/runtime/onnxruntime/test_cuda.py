@@ -3,6 +3,7 @@ fallback."""
 
 from __future__ import annotations
 
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -157,7 +158,33 @@ def test_a_machine_without_a_gpu_is_an_error(graph, monkeypatch):
         OnnxRuntimeCuda(Graph.of(graph))
 
 
-def test_a_session_on_the_cpu_is_refused(graph, monkeypatch, capsys):
+@pytest.fixture
+def not_preloaded():
+    backend._preload.cache_clear()
+    yield
+    backend._preload.cache_clear()
+
+
+def test_loads_at_once_leave_standard_output_as_it_is(monkeypatch, not_preloaded):
+    """``kdx serve`` loads replaced bundles in threads."""
+    held = []
+
+    def preload() -> None:
+        held.append(backend._PRELOADING.locked())
+        print("Failed to load libcublasLt.so.13")
+
+    monkeypatch.setattr(backend, "gpus", lambda: (Gpu("A GPU", "8.9", "13.0"),))
+    monkeypatch.setattr(ort, "get_available_providers", lambda: [CUDA, CPU])
+    monkeypatch.setattr(ort, "preload_dlls", preload)
+    before = sys.stdout
+    with ThreadPoolExecutor(2) as pool:
+        said = list(pool.map(backend.require_provider, [CUDA] * 4))
+    assert said == ["Failed to load libcublasLt.so.13"] * 4
+    assert held == [True], "once a process, and one thread at a time"
+    assert sys.stdout is before
+
+
+def test_a_session_on_the_cpu_is_refused(graph, monkeypatch, capsys, not_preloaded):
     """What ONNX Runtime does where CUDA's libraries are missing: it logs that, and continues on the
     CPU."""
     monkeypatch.setattr(backend, "gpus", lambda: (Gpu("A GPU", "8.9", "13.0"),))
