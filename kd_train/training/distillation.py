@@ -30,6 +30,7 @@ from kd_train.models.pair import Comparisons, Pair
 from kd_train.models.teacher import Renormalise, Teacher, TeacherOptions, build_teacher
 from kd_train.recipes import Recipe, compact_teacher_recipe
 from kd_train.training.distilled_teacher import COMPACT_TEACHER, DistilledTeacher, Residual
+from kd_train.training.gpu_memory import room_on_gpu
 from kd_train.training.profile import Profiler
 from kd_train.training.run_config import RunConfig, preprocess_of
 from kd_train.training.run_folder import Run
@@ -173,26 +174,27 @@ def distil(
         profiler: What measures the time of each stage.
 
     Raises:
-        TrainingError: The loss is not finite.
+        TrainingError: The loss is not finite, or a GPU has too little memory.
     """
     config = run.config
     pair = DistillationPair(source.teacher, compact)
     colour = config.input.channels == 3
     images = DistillationImages(train, further, config.seed, pair.mean, pair.std, colour=colour, memory_mib=memory_mib)
-    trainer = Trainer(
-        pair,
-        run,
-        images,
-        held_out,
-        device=device,
-        memory_mib=memory_mib,
-        task=TASK,
-        progress=progress,
-        profiler=profiler,
-        lower_rate="look at the images and at the weights of the source: this learning rate has no option",
-    )
-    trainer.resume()
-    history = trainer.fit()
+    with room_on_gpu(None):
+        trainer = Trainer(
+            pair,
+            run,
+            images,
+            held_out,
+            device=device,
+            memory_mib=memory_mib,
+            task=TASK,
+            progress=progress,
+            profiler=profiler,
+            lower_rate="look at the images and at the weights of the source: this learning rate has no option",
+        )
+        trainer.resume()
+        history = trainer.fit()
     pair.cpu().eval()
     compact.load_state_dict(pair.compact.state_dict())
     compact.requires_grad_(False).eval()

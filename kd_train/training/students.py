@@ -16,6 +16,7 @@ from kd_train.models.pair import Pair
 from kd_train.training.border_weights import measure_border_weights
 from kd_train.training.checkpoints import EpochRecord
 from kd_train.training.extended_run import describe_cycles
+from kd_train.training.gpu_memory import room_on_gpu
 from kd_train.training.options import TrainOptions
 from kd_train.training.profile import Profiler, TrainingProfile
 from kd_train.training.run_config import RunConfig, other_versions
@@ -148,26 +149,28 @@ def train_students(
         lower_rate: How the user trains at a lower learning rate; empty: by `learning_rate`.
 
     Raises:
-        TrainingError: The loss is not finite.
+        TrainingError: The loss is not finite, or a GPU has too little memory.
     """
-    trainer = Trainer(
-        pair,
-        run,
-        train,
-        held_out,
-        device=device,
-        memory_mib=options.memory_mib,
-        damage=_damage(run.config, pair),
-        task=task,
-        progress=progress,
-        profiler=profiler,
-        lower_rate=lower_rate,
-    )
-    if options.resume:
-        trainer.resume()
-        if len(trainer.history) < run.config.recipe.epochs:
-            remarks = [*remarks, *other_versions(run.config)]
-    history = trainer.fit()
+    # Another stage's batches have no option.
+    with room_on_gpu(None if lower_rate else run.config.recipe.batch_size):
+        trainer = Trainer(
+            pair,
+            run,
+            train,
+            held_out,
+            device=device,
+            memory_mib=options.memory_mib,
+            damage=_damage(run.config, pair),
+            task=task,
+            progress=progress,
+            profiler=profiler,
+            lower_rate=lower_rate,
+        )
+        if options.resume:
+            trainer.resume()
+            if len(trainer.history) < run.config.recipe.epochs:
+                remarks = [*remarks, *other_versions(run.config)]
+        history = trainer.fit()
     if run.config.recipe.border_weights and run.config.border_weights is UNSET:
         with trainer.profiler.stage("border weights"):
             run.keep_border_weights(measure_border_weights(run, train, progress))

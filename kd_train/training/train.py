@@ -84,7 +84,8 @@ def train(
         OutputError: The output exists or would lie in a bundle or a run, or another process trains
             in it.
         CheckpointError: The run cannot be resumed with these images and options.
-        TrainingError: The loss is not finite, or more images than allowed cannot be used.
+        TrainingError: The loss is not finite, more images than allowed cannot be used, or a GPU has
+            too little memory.
     """
 
     def read(recipe: Recipe, learnt: Sequence[Identity]) -> TrainingImages:

@@ -159,6 +159,7 @@ class Trainer:
             self.run.keep_teacher(teacher)
         is_finished = len(self.history) == self.recipe.epochs
         if self.device.type == "cuda":
+            torch.cuda.empty_cache()  # an earlier training in this process left memory that counts as used
             self.gpu_bytes = int(_FEATURES_SHARE * torch.cuda.mem_get_info(self.device)[0])
         with self.profiler.stage(f"{self.task}: teacher's features"):
             cached = [] if is_finished else [self._cache_teacher(images, name) for images, name in self._sets()]
@@ -278,15 +279,23 @@ class Trainer:
             for indices, x in self._inputs(images, batches):
                 batch = self.pair.teacher_features(x)
                 if features is None:
-                    needed = sum(feature[0].numel() for feature in batch) * 4 * len(images)
-                    device = self._room_for(needed)
-                    if device is None:
+                    features = self._allocate(batch, len(images))
+                    if features is None:
                         return None
-                    features = [torch.empty(len(images), *feature.shape[1:], device=device) for feature in batch]
                 for stored, feature in zip(features, batch, strict=True):
                     stored[indices[0] : indices[-1] + 1] = feature
                 task.advance(len(indices))
         return None if features is None else FeatureCache(features)
+
+    def _allocate(self, batch: list[Tensor], count: int) -> list[Tensor] | None:
+        """Return memory for features like these of so many images, or None if there is no room."""
+        needed = sum(feature[0].numel() for feature in batch) * 4 * count
+        while (device := self._room_for(needed)) is not None:
+            try:
+                return [torch.empty(count, *feature.shape[1:], device=device) for feature in batch]
+            except torch.OutOfMemoryError:  # it is free in pieces, or another process took it
+                self.gpu_bytes = 0
+        return None
 
     def _room_for(self, needed: int) -> torch.device | None:
         """Return where so many bytes of features are kept: on a GPU, in memory, or nowhere."""

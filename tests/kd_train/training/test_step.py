@@ -135,6 +135,43 @@ def test_features_of_a_gpu_take_their_share_of_its_memory_then_the_hosts(tiny_ru
     assert trainer._room_for(23 * 2**20) == CPU
 
 
+def test_features_for_which_a_gpu_has_no_room_are_kept_in_memory(tiny_run, monkeypatch):
+    trainer = trainer_of(tiny_run, CPU)
+    trainer.device, trainer.gpu_bytes = torch.device("cuda"), 100 * 2**20
+    empty = torch.empty
+
+    def full(*shape: int, device: torch.device) -> torch.Tensor:
+        if device.type == "cuda":
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return empty(*shape, device=device)
+
+    batch = [torch.zeros(2, 3, 8, 8), torch.zeros(2, 5, 4, 4)]
+    monkeypatch.setattr(torch, "empty", full)
+    features = trainer._allocate(batch, 6)
+    assert features is not None
+    assert [(feature.shape, feature.device) for feature in features] == [((6, 3, 8, 8), CPU), ((6, 5, 4, 4), CPU)]
+    assert trainer.cache_bytes == 64 * 2**20 - sum(feature.nbytes for feature in features)
+    trainer.gpu_bytes, trainer.cache_bytes = 100 * 2**20, 0
+    assert trainer._allocate(batch, 6) is None
+
+
+def test_memory_that_an_earlier_training_left_counts_as_free(tiny_run, monkeypatch):
+    trainer = trainer_of(tiny_run, CPU)
+    trainer.device = torch.device("cuda")
+    called: list[str] = []
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: called.append("empty_cache"))
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: called.append("mem_get_info") or (100, 200))
+
+    def stop(images: object, name: str) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(trainer, "_cache_teacher", stop)
+    with pytest.raises(KeyboardInterrupt):
+        trainer._fit()
+    assert called == ["empty_cache", "mem_get_info"]
+    assert trainer.gpu_bytes == 50
+
+
 def types_of_convolutions(monkeypatch) -> list[tuple[bool, torch.dtype]]:
     """Record whether each convolution trains, and in what it computes."""
     seen: list[tuple[bool, torch.dtype]] = []
