@@ -147,11 +147,19 @@ class _Rounding(torch.autograd.Function):
 
     @staticmethod
     def forward(_context: Any, x: Tensor, scale: float | Tensor) -> Tensor:
-        return torch.div(x, scale).round_().mul_(scale)
+        return _quotient(x, scale).round_().mul_(scale)
 
     @staticmethod
     def backward(_context: Any, *gradients: Tensor) -> tuple[Tensor, None]:
         return gradients[0], None
+
+
+def _quotient(x: Tensor, divisor: float | Tensor) -> Tensor:
+    """Return ``x / divisor`` of the type of ``x``, the same on every device."""
+    if not isinstance(divisor, Tensor):
+        # By a number, CUDA multiplies by its reciprocal, which rounds otherwise than a division.
+        divisor = torch.full((), divisor, dtype=torch.float64, device=x.device)
+    return torch.div(x, divisor)
 
 
 def _rounded(x: Tensor, scale: float | Tensor) -> Tensor:
@@ -172,10 +180,10 @@ def weight_steps(weights: Tensor, scale: float, bias: Tensor | None = None, *, i
     for sign in () if is_depthwise else (1, -1):
         largest = torch.maximum(largest, _largest_pair((sign * weights).clamp_min(0)))
     # Rounding makes a pair of 127 at most 128, and 255 · 128 fits into 16 bits.
-    steps = largest.double() / _INT8_MAX
+    steps = _quotient(largest.double(), _INT8_MAX)
     if bias is not None:
         largest_bias = bias.detach().abs().double().reshape(-1, len(steps)).amax(0)
-        steps = torch.maximum(steps, largest_bias / (scale * _LARGEST_BIAS))
+        steps = torch.maximum(steps, _quotient(largest_bias, scale * _LARGEST_BIAS))
     # So large that neither the step nor its product with the scale is lost in FP32; NaN stays.
     smallest = 2 * torch.finfo(torch.float32).tiny / min(scale, 1.0)
     return torch.where(steps == 0, 1.0, steps.clamp_min(smallest)).float()  # of zeros, any step

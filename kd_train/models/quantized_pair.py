@@ -10,6 +10,7 @@ from torch import Tensor
 from kd_export.graph import FusedDetector
 from kd_export.graph.fake_quantizer import FakeQuantizer
 from kd_export.graph.int8 import Int8Plan
+from kd_train.data.on_device import on_device
 from kd_train.models.pair import Comparisons, Pair
 from kdx.errors import GateError
 from kdx.imaging.images import InputSpec
@@ -76,7 +77,7 @@ class QuantizedPair(Pair):
         if preprocess.scale is not None or not x.numel():  # no image where cached features are enough
             return x
         channels = preprocess.mean.shape[1]
-        scale = 255.0 * torch.tensor(self.std[:channels], device=x.device, dtype=x.dtype)
+        scale = on_device(255.0 * torch.tensor(self.std[:channels], dtype=x.dtype), x.device)
         return x[:, :channels] * scale.view(1, channels, 1, 1)
 
     @torch.no_grad()

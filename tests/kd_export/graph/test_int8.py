@@ -7,7 +7,9 @@ import itertools
 import numpy as np
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
+from kd_export.graph import int8
 from kd_export.graph.int8 import Int8Plan, Step, fake_quantize, fake_quantize_parameters, step_of, weight_steps
 
 SHAPES = [(6, 8, 3, 3), (5, 3, 3, 3), (4, 1, 5, 5), (7, 16, 1, 1)]
@@ -38,6 +40,39 @@ def test_values_are_those_of_numpy(step) -> None:
     assert len(np.unique(ours)) > 100
     # What is quantised once is not changed again: a pool's output has the step of its input.
     np.testing.assert_array_equal(fake_quantize(torch.from_numpy(ours), step).numpy(), ours)
+
+
+class Divisions(TorchDispatchMode):
+    """Records by what tensors are divided."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.divisors: list[object] = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func.overloadpacket is torch.ops.aten.div:
+            self.divisors.append(args[1])
+        return func(*args, **(kwargs or {}))
+
+
+def test_a_device_divides_by_what_lies_on_it() -> None:
+    """CUDA multiplies by the reciprocal of a number, also of one in a tensor of the CPU."""
+    x = torch.zeros(4, 2, 3, 3, device="meta")
+    with Divisions() as found:
+        fake_quantize(x, STEPS[1])
+        fake_quantize_parameters(x, torch.zeros(4, device="meta"), STEPS[1])
+    assert len(found.divisors) == 5
+    assert {each.device.type for each in found.divisors if isinstance(each, torch.Tensor)} == {"meta"}
+    assert all(isinstance(each, torch.Tensor) for each in found.divisors)
+
+
+@pytest.mark.parametrize("kind", [torch.float32, torch.float64])
+@pytest.mark.parametrize("divisor", [127, 0.0123, STEPS[0].scale, 2.0**30 * STEPS[0].scale])
+def test_a_cpu_divides_as_by_a_number(kind, divisor) -> None:
+    x = random_weights((64, 33)).to(kind)
+    found = int8._quotient(x, divisor)
+    assert found.dtype is kind
+    assert torch.equal(found, x / divisor)
 
 
 def test_values_are_clipped_at_the_largest_one() -> None:

@@ -40,6 +40,21 @@ def test_tensors_have_the_names_of_the_folded_pair(pair, exported) -> None:
     assert pair.state_dict().keys() == exported.detector.pair.state_dict().keys()
 
 
+def test_no_list_is_copied_to_the_device_in_a_step(pair, monkeypatch) -> None:
+    """PyTorch waits for a GPU there."""
+    tensor = torch.tensor
+
+    def on_cpu(*values: object, device: torch.device | None = None, **options: object) -> torch.Tensor:
+        assert device is None or device.type == "cpu"
+        return tensor(*values, **options)
+
+    x = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    expected = x * (255.0 * torch.tensor(pair.std)).view(1, 3, 1, 1)
+    monkeypatch.setattr(torch, "tensor", on_cpu)
+    assert pair._as_folded(x.to("meta")).device.type == "meta"
+    assert torch.equal(pair._as_folded(x), expected)
+
+
 def test_a_copy_is_independent(pair) -> None:
     x = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
