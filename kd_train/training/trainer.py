@@ -234,7 +234,7 @@ class Trainer:
 
     @torch.inference_mode()
     def _validation_loss(self, cache: FeatureCache | None) -> float:
-        """Return the mean loss on held-out images, in FP32, as the students are deployed."""
+        """Return the mean loss on held-out images, without BF16: students are deployed in FP32."""
         self.pair.eval()
         batches = in_order(len(self.validation_set), self.recipe.batch_size)
         losses = [
