@@ -20,10 +20,7 @@ from kdx.verification.backend_choice import backend_precision_pairs
 # FP16 graphs are for GPUs.
 CPU_PRECISIONS = ",".join(precision for precision in PRECISIONS if precision != "fp16")
 RESNET18_TAPS = "layer1,layer2,layer3"
-_FEW = (
-    *("--train-fraction", "0.05", "--validation-fraction", "0.05"),
-    *("--channels", "3", "--learning-rate", "0.001"),
-)
+_FEW = ["--train-fraction", "0.05", "--validation-fraction", "0.05", "--channels", "3", "--learning-rate", "0.001"]
 _EPOCHS = {"dskd": 12}
 
 

@@ -106,9 +106,7 @@ def loop(bundle: Path, archive: Path, backend: str, precision: str) -> dict[str,
     started = time.perf_counter()
     detector = kdx.load(bundle, backend, 1, precision=precision)
     loaded = time.perf_counter()
-    frames = 0
-    for path in walk(archive):
-        frames += detector(kdx.read_image(archive / path, detector.input)).score >= 0
+    frames = sum(detector(kdx.read_image(archive / path, detector.input)).score >= 0 for path in walk(archive))
     seconds = time.perf_counter() - started
     busy = time.perf_counter() - loaded
     rates = {"frames_per_second": frames / seconds, "frames_per_second_per_worker": frames / busy}

@@ -74,29 +74,23 @@ class CpuBenchmark:
 
     def stages(self) -> Row:
         """Return where each backend spends STPM's time."""
-        record: Row = kdx("bench", self.prepare(stpm()).bundle, "--profile", "--threads", str(self.threads))
-        return {"stages": record["stages"]}
+        command = ("bench", self.prepare(stpm()).bundle, "--profile", "--threads", str(self.threads))
+        return {"stages": kdx(*command)["stages"]}
 
     def sizes(self) -> list[Row]:
         """Return what STPM costs at each image size."""
-        return [
-            {"side": side, "rows": self.scaled(stpm(f"stpm-{side}", side=side), runs=max(40, self.runs * 128 // side))}
-            for side in SIZES
-        ]
+        runs = {side: max(40, self.runs * 128 // side) for side in SIZES}
+        return [{"side": s, "rows": self.scaled(stpm(f"stpm-{s}", side=s), runs=some)} for s, some in runs.items()]
 
     def taps(self) -> list[Row]:
         """Return what STPM costs with one to three taps; nothing after the last is computed."""
-        return [
-            {"taps": taps, "rows": self.scaled(stpm(f"stpm-taps{count}", taps=taps))}
-            for count, taps in enumerate(TAPS, start=1)
-        ]
+        models = [stpm(f"stpm-taps{count}", taps=taps) for count, taps in enumerate(TAPS, start=1)]
+        return [{"taps": taps, "rows": self.scaled(model)} for taps, model in zip(TAPS, models, strict=True)]
 
     def batches(self) -> list[Row]:
         """Return what STPM costs a call at each batch size."""
-        return [
-            {"batch": batch, "rows": self.scaled(stpm(), batch=batch, runs=max(30, self.runs // batch))}
-            for batch in BATCHES
-        ]
+        runs = {batch: max(30, self.runs // batch) for batch in BATCHES}
+        return [{"batch": batch, "rows": self.scaled(stpm(), batch=batch, runs=some)} for batch, some in runs.items()]
 
     def thread_counts(self) -> list[Row]:
         """Return what STPM costs with one thread and with more."""
@@ -134,8 +128,7 @@ class CpuBenchmark:
 
     def shared(self) -> Row:
         """Return what eight bundles with one teacher cost, loaded one by one and together."""
-        bundles = make_bundles(self.data, self.work / "shared", PRODUCTS)
-        return measure(bundles, threads=self.threads, runs=self.runs)
+        return measure(make_bundles(self.data, self.work / "shared", PRODUCTS), threads=self.threads, runs=self.runs)
 
     def prepare(self, model: BenchmarkModel) -> Prepared:
         """Train and export, or take what is there."""

@@ -161,8 +161,7 @@ class PeerTraining:
             built = msgspec.json.decode((self.folder / BUILT).read_bytes())
             seconds = {"students": round(built["seconds"], 1), "whole": round(time.perf_counter() - started, 1)}
             file.write_bytes(msgspec.json.encode({**built, "seconds": seconds, "threads": threads}))
-        found: Row = msgspec.json.decode(file.read_bytes())
-        return found
+        return msgspec.json.decode(file.read_bytes(), type=Row)
 
     def variants(self) -> list[Variant]:
         """Return what is timed, as far as it was exported."""

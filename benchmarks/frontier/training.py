@@ -101,9 +101,8 @@ class Training:
             with new_folder(copy) as made:
                 shutil.copytree(self.run, made, dirs_exist_ok=True, copy_function=os.link)
         started = time.perf_counter()
-        history = quantize_run(
-            copy, TrainOptions(resume=True, workers=self.options.workers), progress=_PROGRESS
-        ).history
+        options = TrainOptions(resume=True, workers=self.options.workers)
+        history = quantize_run(copy, options, progress=_PROGRESS).history
         took = max(time.perf_counter() - started, sum(epoch.seconds for epoch in history))
         refused = self._export(copy, self.students, ["fp32", "int8"])
         reasons = {STUDENTS: refused["int8"]} if refused else {}

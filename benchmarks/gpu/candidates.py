@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.commands import environment
+from benchmarks.commands import ROOT, environment
 from kd_export.engine.build import EngineRequest, build_engine
 from kd_export.engine.flavours import RTX_CAPABILITIES
 from kdx.bundle.bundle import Bundle
@@ -25,6 +25,8 @@ from kdx.bundle.open import open_bundle
 from kdx.errors import BackendError
 from kdx.runtime.backend_table import BACKENDS
 from kdx.runtime.gpu import gpus
+from kdx.runtime.tensorrt.backend import tensorrt_machine
+from kdx.storage.files import sha256_bytes
 
 KERNELS = "kernels-fp16"
 EAGER = "torch-fp32"
@@ -38,6 +40,8 @@ _SECONDS = {
     "tensorrt-rtx": 15, "onnxruntime-tensorrt": 60, "kernels": 60,
 }  # fmt: skip
 _ENGINES = {"tensorrt": "tensorrt", "tensorrt-rtx": "rtx"}
+# These time their kernels while they load, so nothing else may run on the GPU meanwhile.
+TIME_KERNELS = ("tensorrt", "onnxruntime-tensorrt")
 
 
 @dataclass(frozen=True)
@@ -137,7 +141,9 @@ def _load_engine(backend: str, precision: str, bundle: Bundle, batch: int) -> An
     graph = bundle.graph_of(precision)
     with suppress(BackendError):  # of an earlier call
         return BACKENDS[backend].open(graph, None)
-    cache = folder.parent / "timing.cache" if backend == "tensorrt" else None
+    cache = None
+    if backend == "tensorrt":  # which takes timings of its own version and card alone
+        cache = folder.parent / f"timing-{sha256_bytes(repr(tensorrt_machine()).encode())[:16]}.cache"
     build_engine(bundle, EngineRequest(_ENGINES[backend], precision, (batch,), timing_cache=cache), force=True)
     return BACKENDS[backend].open(graph, None)
 
@@ -154,6 +160,11 @@ def _why_absent(backend: str, device: str, python: Sequence[str]) -> str:
     info = BACKENDS[backend.removesuffix("-graph")]
     if not info.is_installed():
         return f"not installed: {info.install}"
+    if backend == "onnxruntime-tensorrt":
+        # PyTorch is loaded here, and with it the libraries of CUDA.
+        from kdx.runtime.onnxruntime.cuda import TENSORRT, missing_library
+
+        return missing_library(TENSORRT)
     here = gpus()[0].compute_capability
     if info.engine == "rtx" and here not in RTX_CAPABILITIES:
         return f"TensorRT for RTX does not serve compute capability {here}, only {', '.join(RTX_CAPABILITIES)}"
@@ -164,7 +175,8 @@ def why_unusable(python: Sequence[str]) -> str:
     """Say what an interpreter lacks to build and run engines, or return an empty string."""
     command = [*python, "-c", "import tensorrt, cuda.bindings.driver, benchmarks.gpu.worker"]
     try:
-        done = subprocess.run(command, env=environment(), capture_output=True, encoding="utf-8", check=False)
+        paths = {**environment(), "PYTHONPATH": str(ROOT)}  # as a WorkerProcess has
+        done = subprocess.run(command, env=paths, capture_output=True, encoding="utf-8", check=False)
     except OSError as error:
         return f"{command[0]} does not start: {error}"
     return f"in {command[0]}: {done.stderr.strip().split(chr(10))[-1]}" if done.returncode else ""

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from benchmarks.gpu.candidates import COMPARED_FIRST, EAGER, KERNELS, LEAD, GpuCandidate, clock_of
+from benchmarks.gpu.candidates import COMPARED_FIRST, EAGER, KERNELS, LEAD, TIME_KERNELS, GpuCandidate, clock_of
 from benchmarks.gpu.gpu_machine import clocks
 from benchmarks.gpu.result_store import COMPARED, NOT_RUN, OK, Key, Record, Store, key_of, row_of
 from benchmarks.gpu.session import ROUNDS, Session, calls_of, summary
@@ -86,14 +86,17 @@ def plan(methods: Sequence[str], candidates: Sequence[GpuCandidate], batches: Se
 def fitting(keys: Sequence[Key], seconds: float, candidates: dict[str, GpuCandidate], store: Store) -> list[Key]:
     """Return the keys for which so many seconds suffice, by what was seen so far or by a guess.
 
-    They load at the same time, and are timed one after the other.
+    Those that time their kernels load alone, all others at the same time. They are timed one after
+    the other.
     """
     fit: list[Key] = []
     longest = total = 0.0
     for key in keys:
         ran = [row for row in store.rows.values() if row["candidate"] == key[2] and row["status"] == OK]
         load = max((row.get("load_seconds", 0.0) for row in ran), default=0.0) or candidates[key[2]].seconds
-        load, timing = max(longest, load), total + max((row["seconds"] for row in ran), default=_TIMING_GUESS_S)
+        alone = load if candidates[key[2]].backend in TIME_KERNELS else 0.0
+        timing = total + alone + max((row["seconds"] for row in ran), default=_TIMING_GUESS_S)
+        load = max(longest, load - alone)
         if load + timing <= seconds:
             fit.append(key)
             longest, total = load, timing
@@ -152,11 +155,16 @@ class GpuBenchmark:
         self._keep_processes(names)
         if job.timed:
             self.quiet()
-        sessions = [self._open(job, name, folder) for name in names]
-        for session in sessions:
-            session.loaded = session.hear(self.deadline.left)
+        sessions: list[Session] = []
+        for name in sorted(names, key=lambda name: self.candidates[name].backend not in TIME_KERNELS):
+            sessions.append(self._open(job, name, folder))
+            if sessions[-1].candidate.backend in TIME_KERNELS:
+                sessions[-1].loaded = sessions[-1].hear(self.deadline.left)
+        for session in sessions:  # the others load at the same time
+            session.loaded = session.loaded or session.hear(self.deadline.left)
         loaded = self.deadline.clock()
-        if job.timed and job.candidates != (KERNELS,):
+        # The baseline by itself says nothing new.
+        if job.timed and job.candidates != (KERNELS,) and any(s.todo for s in sessions if s.key in keys):
             self._take_turns(sessions)
         about = {"clocks": clocks(), "seconds": round((self.deadline.clock() - loaded) / len(sessions), 2)}
         eager = next((s for s in sessions if s.candidate.name == EAGER and s.compute and not s.failure), None)
@@ -171,7 +179,7 @@ class GpuBenchmark:
         ]
 
     def _open(self, job: Job, name: str, folder: Path) -> Session:
-        """Order a candidate to load; all of a job load at the same time."""
+        """Order a candidate to load."""
         candidate = self.candidates[name]
         process = self._processes.get(name)
         if process is None:

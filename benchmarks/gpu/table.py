@@ -78,9 +78,8 @@ def _kernels(record: Row) -> str:
     if not rows:
         return ""
     tails = ", ".join(f"{row['method']} {row['found']['speedup']:.2f}" for row in rows)
-    grouped = ", ".join(
-        f"{row['method']} {row['found']['grouped_speedup']:.2f}" for row in rows if row["found"]["grouped_speedup"]
-    )
+    known = {row["method"]: row["found"]["grouped_speedup"] for row in rows}
+    grouped = ", ".join(f"{method} {gain:.2f}" for method, gain in known.items() if gain)
     enough = [row["method"] for row in rows if row["found"]["is_fast_enough"]]
     verdict = f"reached by {', '.join(enough)}" if enough else "not reached, so there is no `--tail fused`"
     return (
@@ -97,8 +96,7 @@ def _left_out(record: Row) -> str:
     gone: dict[tuple[str, str, str], list[str]] = {}
     for row in record["found"]["rows"]:
         if row["status"] not in {"ok", "compared"}:
-            gone.setdefault((row["candidate"], row["status"], row["reason"]), []).append(
-                f"{row['method']} at batch {row['batch']}"
-            )
+            where = f"{row['method']} at batch {row['batch']}"
+            gone.setdefault((row["candidate"], row["status"], row["reason"]), []).append(where)
     said += [f"{name} {status} for {', '.join(of)} ({reason})" for (name, status, reason), of in gone.items()]
     return f"Without: {'; '.join(said)}." if said else ""

@@ -113,11 +113,10 @@ class RobustnessBenchmark:
 
     def hammer(self) -> list[Row]:
         """Let threads use one detector, load and close in parallel, and close during calls."""
-        given = {"workers": _THREADS, "calls": _CALLS, "rounds": _ROUNDS}
         return [
             {"backend": job["backend"], "precision": job["precision"], **row}
             for job in self.backends()
-            for row in self.tool("threads", {**job, **given})
+            for row in self.tool("threads", {**job, "workers": _THREADS, "calls": _CALLS, "rounds": _ROUNDS})
         ]
 
     def backends(self) -> list[Row]:

@@ -64,9 +64,8 @@ def main() -> None:
 
 def grow(image: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
     """Return a frame filled with a real image, mirrored so that no new edge appears."""
-    return np.pad(
-        image, [(0, max(0, large - small)) for large, small in zip(size, image.shape, strict=True)], "symmetric"
-    )[: size[0], : size[1]]
+    missing = [(0, max(0, large - small)) for large, small in zip(size, image.shape, strict=True)]
+    return np.pad(image, missing, "symmetric")[: size[0], : size[1]]
 
 
 def _grey(path: Path) -> NDArray[np.uint8]:
@@ -93,8 +92,7 @@ def prepare(data: Path, work: Path, backbone: str, taps: str) -> None:
 
 def whole_detector(run: Any, size: tuple[int, int]) -> FusedDetector:
     """Return the trained networks for a whole frame: what tiles are instead of."""
-    pair, _ = load_pair(run)
-    config = run.config
+    pair, config = load_pair(run)[0], run.config
     return FusedDetector(pair, config.pair_spec, run.input_for(size), size, config.mean, config.std)
 
 
@@ -173,14 +171,9 @@ def rows(work: Path, threads: int) -> list[dict[str, Any]]:
     """Return time and memory of every backend, each in a process of its own."""
     manifest = open_bundle(work / "tile.kdx").manifest
     frames = np.stack([read_image(path, manifest.camera) for path in sorted((work / "frames/test/good").iterdir())])
-    jobs: list[tuple[str, str, int | None]] = [
-        (backend, precision, batch)
-        for backend, precision in _MEASURED
-        if precision in manifest.precisions
-        for batch in _BATCHES
-    ]
+    jobs = [(*each, batch) for each in _MEASURED if each[1] in manifest.precisions for batch in _BATCHES]
     found = []
-    for backend, precision, batch in [*jobs, ("openvino", "fp32", None)]:
+    for backend, precision, batch in (*jobs, ("openvino", "fp32", None)):
         arguments = {"work": str(work), "backend": backend, "precision": precision, "batch": batch}
         loader = f"benchmarks.timing.loaders:{'whole' if batch is None else 'tiled'}"
         candidate = Candidate(f"{backend} {precision} {batch}", loader, arguments)

@@ -129,10 +129,8 @@ class _TimingWorker:
     def load(self, images: Path, batch: int, threads: int) -> None:
         """Wait for the candidate's first result."""
         candidate = self.candidate
-        arguments = {"threads": threads, **candidate.arguments}
-        images = candidate.images or images
-        order = {"loader": candidate.loader, "arguments": arguments, "images": str(images), "batch": batch}
-        self._loaded = self._ask(order)
+        order = {"loader": candidate.loader, "images": str(candidate.images or images), "batch": batch}
+        self._loaded = self._ask({**order, "arguments": {"threads": threads, **candidate.arguments}})
 
     def turn(self, calls: int, *, settle: int) -> None:
         """Let the worker make its calls, when the others' threads have gone to sleep."""

@@ -49,6 +49,7 @@ class FakeProcess:
             count = self.order["calls"]
             return {"compute": [self.ms * self.batch] * count, "end_to_end": [2 * self.ms * self.batch] * count}
         self.clock.now += self.seconds
+        self.log.append((self.name, "loaded", 0))
         if self.order["do"] == "kernels":
             return {"failure": "off by 0.01 of the map" if self.fault else "", "found": FOUND}
         failure = "scores differ by 0.001" if self.fault == "parity" else ""

@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 
 from benchmarks.gpu.candidates import COMPARED_FIRST, EAGER, KERNELS, LEAD, find_candidates
-from benchmarks.gpu.jobs import COMPACT, plan
+from benchmarks.gpu.jobs import COMPACT, fitting, plan
 from benchmarks.gpu.result_store import COMPARED, FAILED, NOT_RUN, OK, Store
-from tests.benchmarks.gpu.fakes import METHODS, FakeClock, FakeGpu, statuses
+from tests.benchmarks.gpu.fakes import METHODS, FakeClock, FakeGpu, make_store, statuses
 
 
 def test_the_order_of_work() -> None:
@@ -42,10 +42,11 @@ def test_absent_candidates_have_no_jobs(gpu: FakeGpu) -> None:
 
 
 def test_all_of_a_method_load_at_once_and_then_take_turns(gpu: FakeGpu, store: Store, log) -> None:
-    fast = gpu.candidate("tensorrt-fp16", 0.25)
+    fast = gpu.candidate("tensorrt-rtx-fp16", 0.25)
     assert gpu.run([fast, gpu.candidate(EAGER, 2.0)], store)
     begin = [(EAGER, "start", 0), (EAGER, "open", 1), ("", "quiet", 0), (EAGER, "open", 1), (fast.name, "start", 0)]
-    assert log[: len(begin) + 1] == [*begin, (fast.name, "open", 1)]
+    begun = [entry for entry in log if entry[1] != "loaded"]
+    assert begun[: len(begin) + 1] == [*begin, (fast.name, "open", 1)]
     turns = [name for name, what, calls in log if what == "turn" and calls]
     assert turns[:4] == [EAGER, fast.name, EAGER, fast.name]
     row = store.rows["stpm", 1, fast.name]
@@ -56,6 +57,31 @@ def test_all_of_a_method_load_at_once_and_then_take_turns(gpu: FakeGpu, store: S
     assert store.rows["stpm", 1, EAGER]["compute"]["runs"] == 4  # a fifth
     assert Store.load(store.path).rows == store.rows
     assert {entry[0] for entry in log if entry[1] == "close"} == {EAGER, fast.name}
+
+
+def test_what_times_its_kernels_loads_alone(gpu: FakeGpu, store: Store, log) -> None:
+    names = [EAGER, "torch-compile-fp16", "tensorrt-fp16", "tensorrt-fp32", "onnxruntime-tensorrt-fp16"]
+    for name in names[2:]:
+        log.clear()
+        gpu.run([gpu.candidate(each) for each in (EAGER, name)], store)
+        orders = [entry[:2] for entry in log if entry[1] in {"open", "loaded"}]
+        assert orders[-4:] == [(name, "open"), (name, "loaded"), (EAGER, "open"), (EAGER, "loaded")]
+    # So the times that they load add up.
+    candidates = {name: gpu.candidate(name, seconds=100) for name in names}
+    empty, keys = make_store(store.path), [("stpm", 1, name) for name in names]
+    assert fitting(keys, 300.0, candidates, empty) == keys[:3]  # two times 100 s, and 10 s each to be timed
+    assert fitting(keys, 450.0, candidates, empty) == keys
+
+
+@pytest.mark.parametrize("fault", ["open", "parity"])
+def test_the_baseline_is_not_timed_for_nothing(gpu: FakeGpu, store: Store, log, fault: str) -> None:
+    eager = gpu.candidate(EAGER)
+    gpu.run([eager], store)
+    log.clear()
+    gpu.run([eager, gpu.candidate("bad-fp16", fault=fault)], store)
+    assert (EAGER, "open", 1) in log
+    assert not [entry for entry in log if entry[1] == "turn"]
+    assert store.rows["stpm", 1, "bad-fp16"]["status"] in {NOT_RUN, FAILED}
 
 
 def test_a_later_job_times_the_baseline_again_and_leaves_its_row(gpu: FakeGpu, store: Store, log) -> None:
@@ -122,7 +148,7 @@ def test_without_time_everything_is_listed_once(gpu: FakeGpu, store: Store) -> N
 
 
 def test_where_time_runs_out_nothing_is_said_of_what_was_cut_short(gpu: FakeGpu, store: Store) -> None:
-    slow = gpu.candidate("tensorrt-fp16", seconds=60)
+    slow = gpu.candidate("torch-compile-fp16", seconds=60)
     gpu.run([gpu.candidate(EAGER, seconds=40), slow], store, left=120)
     assert statuses(store) == {f"stpm/1/{EAGER}": COMPARED}
     assert store.found["skipped"] == [("stpm", 1, EAGER), ("stpm", 1, slow.name)]

@@ -10,16 +10,20 @@ from typing import Any
 
 import numpy as np
 import pytest
+from msgspec.structs import replace
 
 from benchmarks.gpu import candidates, run, worker
 from benchmarks.gpu.candidates import GpuCandidate, why_unusable
 from benchmarks.gpu.run import start_worker
 from benchmarks.gpu.worker import Worker
+from benchmarks.timing import process
 from benchmarks.timing.process import GoneError
 from kdx.bundle.bundle import Golden
 from kdx.bundle.open import open_bundle
+from kdx.errors import BackendError
 from kdx.runtime.backend import Outputs
 from kernels import measure
+from tests.engines import MACHINE
 
 
 class FakeBackend:
@@ -144,6 +148,62 @@ def test_an_engine_is_built_in_an_interpreter_that_has_no_torch(lean: Path, tiny
     with pytest.raises(GoneError, match="BackendError: TensorRT builds on the GPU that the engine is for"):
         process.hear(300)
     process.close()
+
+
+def test_an_interpreter_is_tried_with_the_paths_that_it_will_run_with(tmp_path: Path, monkeypatch) -> None:
+    """The caller's own PYTHONPATH may have packages that the worker will not see."""
+    program = tmp_path / "python"
+    program.write_text('#!/bin/sh\nif [ "$1" = -c ]; then echo "$PYTHONPATH" >&2; exit 1; fi\n', encoding="utf-8")
+    program.chmod(0o755)
+    monkeypatch.setenv("PYTHONPATH", "/packages/of/the/caller")
+    started: list[str] = []
+    monkeypatch.setattr(process.subprocess, "Popen", lambda *a, env, **k: started.append(env["PYTHONPATH"]))
+    start_worker(GpuCandidate("tensorrt", "fp32", python=(str(program),)), tmp_path)
+    monkeypatch.undo()
+    monkeypatch.setenv("PYTHONPATH", "/packages/of/the/caller")
+    assert why_unusable((str(program),)).endswith(f": {started[0]}")
+
+
+def test_a_timing_cache_belongs_to_one_version_and_card(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(candidates.shutil, "copytree", lambda *a, **k: None)
+    opens = SimpleNamespace(open=lambda graph, threads: graph)
+    bundle = SimpleNamespace(path=tmp_path / "m.kdx", manifest=None)
+    caches = []
+
+    def build(bundle, request, force):
+        caches.append(request.timing_cache)
+        opens.open = lambda graph, threads: graph
+
+    def refuse(graph, threads):
+        raise BackendError("no engine")
+
+    monkeypatch.setattr(candidates, "Bundle", lambda path, manifest: SimpleNamespace(graph_of=lambda precision: None))
+    monkeypatch.setattr(candidates, "BACKENDS", {"tensorrt": opens, "tensorrt-rtx": opens})
+    monkeypatch.setattr(candidates, "build_engine", build)
+    known = [MACHINE, replace(MACHINE, gpu="another card"), replace(MACHINE, tensorrt="10.99.0"), MACHINE]
+    for machine in known:
+        opens.open = refuse
+        monkeypatch.setattr(candidates, "tensorrt_machine", lambda machine=machine: machine)
+        candidates._load_engine("tensorrt", "fp16", bundle, 1)
+    assert len(set(caches)) == 3
+    assert caches[0] == caches[-1]
+    assert {cache.parent for cache in caches} == {tmp_path}
+    opens.open = refuse
+    candidates._load_engine("tensorrt-rtx", "fp16", bundle, 1)
+    assert caches[-1] is None  # it times nothing
+
+
+def test_onnxruntime_without_the_libraries_of_tensorrt_is_absent(monkeypatch) -> None:
+    pytest.importorskip("onnxruntime")
+    from kdx.runtime.onnxruntime import cuda
+
+    installed = SimpleNamespace(is_installed=lambda: True, engine=None)
+    monkeypatch.setattr(candidates, "gpus", lambda: [SimpleNamespace(compute_capability="9.0")])
+    monkeypatch.setattr(candidates, "BACKENDS", dict.fromkeys(["onnxruntime-cuda", "onnxruntime-tensorrt"], installed))
+    said = {cuda.TENSORRT: "install what is missing: libnvinfer.so.10"}
+    monkeypatch.setattr(cuda, "missing_library", said.get)
+    assert candidates._why_absent("onnxruntime-tensorrt", "cuda", ()) == said[cuda.TENSORRT]
+    assert candidates._why_absent("onnxruntime-cuda-graph", "cuda", ()) == ""
 
 
 def test_an_interpreter_that_lacks_something_is_named(tmp_path: Path) -> None:
