@@ -61,9 +61,8 @@ def main() -> None:
     """Measure every precision of a bundle."""
     arguments = parser_of(__doc__, "bundle", threads=2, calls=60, rounds=6).parse_args()
     manifest = kdx.open_bundle(arguments.bundle).manifest
-    settings = {
-        "method": manifest.method, "backbone": manifest.provenance.backbone, "map_size": list(manifest.map_size),
-    }  # fmt: skip
+    about = {"method": manifest.method, "backbone": manifest.provenance.backbone}
+    settings = {**about, "map_size": list(manifest.map_size)}
     identity = {"machine": machine_of(arguments.threads, ("kdx", "numpy", "openvino")), "settings": settings}
     result = Result.resume("embed", identity, {"calls": arguments.calls, "rounds": arguments.rounds})
     precisions = [each for each in ("fp32", "bf16", "int8") if each in manifest.precisions]
