@@ -326,16 +326,15 @@ def test_a_detector_writes_every_verdict(tiny_bundle, frame, tmp_path, cli):
 @pytest.fixture(scope="module")
 def calibrated(tiny_bundle, tmp_path_factory):
     """A bundle whose calibration scores are known: quantiles of the exponential distribution."""
-    import msgspec
-
     from kdx.bundle.store import write_manifest
+    from kdx.bundle.threshold_checks import rank_of
 
     path = Path(shutil.copytree(tiny_bundle, tmp_path_factory.mktemp("drift") / "tile.kdx"))
     manifest = open_bundle(path).manifest
     scores = [float(s) for s in -np.log1p(-(np.arange(400) + 0.5) / 400)]
-    return write_manifest(
-        path, msgspec.structs.replace(manifest, threshold=msgspec.structs.replace(manifest.threshold, scores=scores))
-    )
+    score = scores[rank_of(len(scores), manifest.threshold.false_reject_rate) - 1]
+    threshold = msgspec.structs.replace(manifest.threshold, score=score, scores=scores, images=len(scores))
+    return write_manifest(path, msgspec.structs.replace(manifest, threshold=threshold))
 
 
 def logged(bundle, scores, decisions=None, has_part=None, other_region=None):
