@@ -18,9 +18,10 @@ def call(monkeypatch, out, *words: str) -> list[tuple[str, bool]]:
         device = command[command.index("--device") + 1]
         ran.append((device, "--mixed-precision" in command))
         folder = command[command.index("-o") + 1]
+        history = json.dumps({"history": [{"seconds": 60.0}, {"seconds": 1.5}, {"seconds": 2.5}]})
         for file in (folder / "teacher" / "last.json", folder / "last.json"):
             file.parent.mkdir(parents=True, exist_ok=True)
-            file.write_text(json.dumps({"history": [{"seconds": 60.0}, {"seconds": 1.5}, {"seconds": 2.5}]}))
+            file.write_text(history, encoding="utf-8")
         names = (("compact teacher", 100), ("training", 40))
         return {"profile": {"epochs": [{"training": name, "images": count} for name, count in names]}}
 
