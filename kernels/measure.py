@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import copy
 import statistics
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -14,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from kd_export.graph import FusedDetector, PairSpec
+from kd_export.graph.full_precision import without_tf32
 from kd_export.graph.tail import Shape, Tail
 from kdx.errors import BackendError, GateError, OptionError
 from kernels.grouped import GroupedPair
@@ -22,21 +22,6 @@ Run = Callable[[], object]
 
 # What `--tail fused` would have to reach end to end to be offered.
 REQUIRED_SPEEDUP = 1.5
-
-
-@contextmanager
-def without_tf32() -> Iterator[None]:
-    """Compute FP32 on GPUs with all its bits, as bundles are deployed.
-
-    The tail in the graph sums channels by a convolution, for which PyTorch's default is TF32.
-    """
-    cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
-    before = cudnn.allow_tf32, matmul.allow_tf32
-    cudnn.allow_tf32 = matmul.allow_tf32 = False
-    try:
-        yield
-    finally:
-        cudnn.allow_tf32, matmul.allow_tf32 = before
 
 
 @without_tf32()

@@ -38,7 +38,7 @@ def main() -> None:
     settings = {"images": given.data.resolve().name, "options": list(OPTIONS), "epochs": given.epochs}
     result = Result.resume("training", {"settings": settings}, {}, path=given.out)
     machine = machine_of(given.threads, ("kdx", "torch"))
-    jobs = [("cuda", False), ("cuda", True), ("cpu", False)]  # a GPU may be lent for minutes
+    jobs = [("cuda", False), ("cuda", True), ("cpu", False)]
     for device, mixed in [job for job in jobs if job[0] in given.devices]:
         words = ("--device", device, "--epochs", given.epochs, *(["--mixed-precision"] if mixed else []))
         run = given.work / device

@@ -14,18 +14,17 @@ from __future__ import annotations
 
 import shlex
 import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 
 import msgspec
 import numpy as np
 import onnx
-import torch
 from msgspec import UNSET
 from numpy.typing import NDArray
 
 from kd_export.graph import FusedDetector
+from kd_export.graph.full_precision import without_tf32
 from kd_export.graph.int8 import Int8Plan
 from kd_export.onnx.onnx_export import export_onnx
 from kd_export.precision.int8_plan import plan_int8
@@ -131,7 +130,7 @@ def quantize(
         assert begun.config.quantized is not UNSET
         quantised = QuantizedPair(detector, begun.config.quantized.plan)
     begun.keep_teacher(teacher_tensors(quantised), run.config.distilled)
-    with _without_tf32():
+    with without_tf32():
         return train_students(
             quantised,
             begun,
@@ -151,21 +150,6 @@ def quantize(
 def _again(path: Path, rate: float) -> str:
     """Return the command that trains a stage again at a lower learning rate than this one."""
     return shlex.join(["kdx", "quantize", str(path), "--force", "--learning-rate", f"{rate / 10:g}"])
-
-
-@contextmanager
-def _without_tf32() -> Iterator[None]:
-    """Compute convolutions on GPUs with all bits of FP32.
-
-    With TF32, PyTorch's default, which keeps 10 of them, values near the middle between two
-    integers become others than those of the graph.
-    """
-    before = torch.backends.cudnn.allow_tf32
-    torch.backends.cudnn.allow_tf32 = False
-    try:
-        yield
-    finally:
-        torch.backends.cudnn.allow_tf32 = before
 
 
 def require_quantisable(detector: FusedDetector) -> None:

@@ -167,7 +167,7 @@ def _train(
         _require_teacher_to_make(existing, recipe)
     require_no_stage(out, options)
     if began is None:
-        require_outside_bundles(out.absolute().parent, "out")
+        require_outside_bundles(out.absolute().parent, "out", out)
     begun = began if began is None or teacher_only else as_extended(Run(out), options)
     if begun is not None:
         # First: with other options, the images or the weights may be missing.

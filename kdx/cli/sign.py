@@ -62,7 +62,7 @@ def _make(name: Path, passphrase: bool, *, json: bool) -> None:
     from kdx.bundle.keys import make_keys
     from kdx.loading.load import require_outside_bundles
 
-    require_outside_bundles(name.parent, "new_key")
+    require_outside_bundles(name.parent, "new_key", name)
     secret, public, key_sha256 = make_keys(name, _ask("Passphrase", confirm=True) if passphrase else None)
     if json:
         print_json({"private": secret, "public": public, "key_sha256": key_sha256})

@@ -127,15 +127,16 @@ def require_new_file(file: Path | None, option: str, *, force: bool) -> None:
     """
     if file is not None:
         refuse_existing(file, force=force)
-        require_outside_bundles(file.parent, option)
+        require_outside_bundles(file.parent, option, file)
 
 
-def require_outside_bundles(output: Path, option: str) -> None:
+def require_outside_bundles(output: Path, option: str, given: Path | None = None) -> None:
     """Refuse an output in a bundle or a run, which other commands replace as a whole.
 
     Args:
         output: The folder.
         option: The parameter that names it.
+        given: What the user gave, for the message; None for the folder itself.
 
     Raises:
         OutputError: The folder is, or lies in, a bundle or a run.
@@ -145,7 +146,7 @@ def require_outside_bundles(output: Path, option: str) -> None:
         if (folder / INDEX).is_file() or is_run(folder):
             raise OutputError(
                 f"the output would lie in '{folder}', which is a {'run' if is_run(folder) else 'bundle'}",
-                received=f"`{option}={output}`",
+                received=f"`{option}={given or output}`",
                 fix="choose a folder outside of it",
             )
 

@@ -139,7 +139,7 @@ def export_run(
     if channel_order == "bgr" and run.config.input.channels == 1:
         raise OptionError("`channel_order=bgr` would change nothing: the run is mono", fix="leave it out")
     require_apart_from_images("the bundle", bundle, [Path(run.config.data)] if run.config.data else [])
-    require_outside_bundles(bundle.parent, "bundle")
+    require_outside_bundles(bundle.parent, "bundle", bundle)
     refuse_existing(bundle, force=force and (bundle / INDEX).is_file())  # before minutes of work
     pair, checkpoint = load_pair(run, which)
     fused, tiling = _fused(run, pair, tiles, input_size, channel_order, crop, max_batch)

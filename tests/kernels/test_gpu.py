@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from kd_export.graph import Combine, Distance, Join, MapSpec, PairSpec, ScoreRule, Tap
+from kd_export.graph.full_precision import without_tf32
 from kd_export.graph.tail import Tail
-from kernels.measure import without_tf32
 
 pytestmark = pytest.mark.gpu
 if not torch.cuda.is_available():

@@ -419,6 +419,7 @@ def test_no_run_begins_in_a_bundle_or_another_run(cli, bundle_copy, run_copy, da
         for resume in ((), ("--resume",)):
             stderr = cli(command, dataset, "--out", folder / "line/x", *resume, code=2).stderr
             assert f"the output would lie in '{folder}', which is a {kind}" in stderr
+            assert f"received: --out {folder / 'line/x'}" in stderr
         assert content_of(folder) == before
 
 
