@@ -78,6 +78,7 @@ class Arrivals:
         self._complete: list[tuple[int, str]] = []  # a heap, by the order of arrival
         self._order = 0
         self._next_scan = self._may_scan = clock()
+        self._is_listed = False  # since the last notice of a folder
         self._left_out: list[Remark] = []  # by the last listing
         self._staying: list[Remark] = []  # those of which one was left out by the listing before too
         self._place: tuple[int, int] | None = None  # what the folder was when it was listed last
@@ -114,7 +115,7 @@ class Arrivals:
     @property
     def is_idle(self) -> bool:
         """Whether the folder was listed and no file in it waits or is being written."""
-        return self.lost is None and not self._candidates and self._next_scan > self._clock()
+        return self.lost is None and self._is_listed and not self._candidates
 
     def left(self) -> int:
         """List the folder, and return how many files in it are not judged."""
@@ -206,6 +207,7 @@ class Arrivals:
         if kind == FOLDER:
             # What is in it may have been there before it was watched.
             self._next_scan = min(self._next_scan, self._may_scan)
+            self._is_listed = False
             return
         name = os.path.relpath(path, self._folder).replace(os.sep, "/")
         if not any(is_hidden(part) for part in name.split("/")):
@@ -234,7 +236,7 @@ class Arrivals:
         except DataError as error:  # for example a network drive that is not mounted
             self.lost = error.message
             return
-        self.lost = None
+        self.lost, self._is_listed = None, True
         found: list[tuple[int, str]] = []
         for name in names:
             identity = self._identity(name)

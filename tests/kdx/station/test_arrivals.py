@@ -15,7 +15,7 @@ from kdx.folders import image_search
 from kdx.station import arrivals
 from kdx.station.arrivals import Arrivals
 from kdx.station.judged_files import Identity
-from kdx.station.notices import RENAMED
+from kdx.station.notices import FOLDER, RENAMED
 from tests.kdx.station.stations import NoNotices
 
 
@@ -261,6 +261,7 @@ def test_listings_that_take_longer_than_their_interval_leave_time_to_judge(folde
 
     walk = arrivals.walk
     monkeypatch.setattr(arrivals, "walk", slow)
+    monkeypatch.setattr(arrivals, "_PAUSE_AFTER_LISTING", 5)
     for index in range(9):
         (folder / f"{index}.png").write_text("x", encoding="utf-8")
     said: list[str] = []
@@ -277,6 +278,24 @@ def test_listings_that_take_longer_than_their_interval_leave_time_to_judge(folde
     assert len(listings) == 3
     assert len(said) == 1
     assert "takes 25.0 s, in which nothing is judged" in said[0]
+
+
+def test_a_subfolder_that_came_in_the_pause_after_a_listing_is_listed_before_all_is_judged(folder, clock, monkeypatch):
+    def slow(*given: object, **options: object) -> list[str]:
+        clock.seconds += 1
+        return list(walk(*given, **options))
+
+    walk = arrivals.walk
+    monkeypatch.setattr(arrivals, "walk", slow)
+    monkeypatch.setattr(arrivals, "_PAUSE_AFTER_LISTING", 5)
+    arriving = watcher(folder, clock, settle=0.0)
+    assert (all_of(arriving), arriving.is_idle) == ([], True)
+    (folder / "late").mkdir()
+    (folder / "late/a.png").write_text("x", encoding="utf-8")
+    arriving._notices.put((FOLDER, str(folder / "late"), clock.seconds))
+    assert (all_of(arriving), arriving.is_idle) == ([], False)
+    clock.seconds += 5
+    assert (all_of(arriving), arriving.is_idle) == (["late/a.png"], True)
 
 
 def test_a_folder_without_notices_is_an_error(folder, clock, monkeypatch):
