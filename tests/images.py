@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import shutil
 from importlib import util
@@ -18,10 +19,16 @@ DEFECTS = {"deep_pcb": "test/defective", "magnetic_tile": "test/blowhole"}
 
 def cell_paths() -> list[Path]:
     """Return the package's images, sorted; skip the test where it is not installed."""
+    return list(_cell_paths())
+
+
+@functools.cache
+def _cell_paths() -> tuple[Path, ...]:
     found = util.find_spec("elpv_dataset")
     if found is None:
         pytest.skip("elpv-dataset is not installed: pip install -e '.[test]'")
-    return sorted((Path(next(iter(found.submodule_search_locations or []))) / "data" / "images").glob("*.png"))
+    folder = Path(next(iter(found.submodule_search_locations or []))) / "data" / "images"
+    return tuple(sorted(folder.glob("*.png")))
 
 
 def solar_cells(count: int, size: tuple[int, int], channels: int = 3) -> NDArray[np.uint8]:

@@ -25,7 +25,7 @@ Forward = Callable[[Tensor], list[Tensor]]
 _CONVOLUTIONS = (nn.Conv2d, nn.ConvTranspose2d)
 
 
-def fold_batch_norm(network: nn.Module, forward: Forward, example: Tensor) -> None:
+def fold_batch_norm(network: nn.Module, forward: Forward, example: Tensor) -> list[Tensor]:
     """Fold every batch normalisation into the convolution it directly follows, in place.
 
     One that follows no convolution (a pre-activation network's) becomes a multiplication and an
@@ -36,12 +36,15 @@ def fold_batch_norm(network: nn.Module, forward: Forward, example: Tensor) -> No
         forward: Runs ``network`` and returns its features.
         example: Input of the networks' size.
 
+    Returns:
+        The features of ``example``, as the network computed them before.
+
     Raises:
         GateError: The folded network computes something else.
     """
-    before = forward(example)
+    pairs, before = _followed_pairs(network, forward, example)
     modules = dict(network.named_modules())
-    for conv_name, norm_name in _followed_pairs(network, forward, example):
+    for conv_name, norm_name in pairs:
         convolution, norm = modules[conv_name], modules[norm_name]
         assert isinstance(convolution, _CONVOLUTIONS)
         assert isinstance(norm, nn.BatchNorm2d)
@@ -63,6 +66,7 @@ def fold_batch_norm(network: nn.Module, forward: Forward, example: Tensor) -> No
         if isinstance(module, nn.BatchNorm2d):
             network.set_submodule(name, nn.Sequential(ChannelAffine(module), _activation(module)))
     _require_same(before, forward(example), "folding batch normalisation")
+    return before
 
 
 class ChannelAffine(nn.Module):
@@ -100,8 +104,7 @@ def fold_input(network: nn.Module, forward: Forward, example: Tensor, mixing: Te
         False, and nothing changed, where the input does not go straight into ordinary convolutions.
     """
     mixed = F.conv2d(example, mixing[:, :, None, None])
-    before = forward(mixed)
-    first = _input_convolutions(network, forward, mixed)
+    first, before = _input_convolutions(network, forward, mixed)
     if not first:
         return False
     weights = [convolution.weight.data for convolution in first]
@@ -132,6 +135,8 @@ def _is_plain(convolution: nn.Conv2d | nn.ConvTranspose2d) -> bool:
     A layer that only pads differently (``Conv2dSame``) scales its output with its weights; one that
     standardises its weights does not.
     """
+    if type(convolution) in _CONVOLUTIONS and not convolution._forward_pre_hooks:  # most are PyTorch's own
+        return True
     x = torch.randn(1, convolution.in_channels, 9, 9, generator=torch.Generator().manual_seed(0))
     bias = convolution.bias
     zero = convolution(torch.zeros_like(x)) if bias is not None else 0.0
@@ -143,8 +148,10 @@ def _is_plain(convolution: nn.Conv2d | nn.ConvTranspose2d) -> bool:
     return torch.allclose(after, 2.0 * before, rtol=1e-4, atol=1e-6)
 
 
-def _followed_pairs(network: nn.Module, forward: Forward, example: Tensor) -> list[tuple[str, str]]:
-    """Return the names of convolutions and of the batch normalisations that take their output."""
+def _followed_pairs(
+    network: nn.Module, forward: Forward, example: Tensor
+) -> tuple[list[tuple[str, str]], list[Tensor]]:
+    """Return pairs of a convolution and the batch normalisation after it, and the features."""
     produced: list[tuple[str, Tensor]] = []
     pairs: list[tuple[str, str]] = []
     calls: dict[str, int] = {}
@@ -157,15 +164,15 @@ def _followed_pairs(network: nn.Module, forward: Forward, example: Tensor) -> li
             pairs.extend((source, name) for source, tensor in produced if tensor is inputs[0])
 
     with _watching(network, watch):
-        forward(example)
+        features = forward(example)
     # A module that is called twice has two inputs to be right for; leave it alone.
     modules = dict(network.named_modules())
     once = [pair for pair in pairs if calls[pair[0]] == calls[pair[1]] == 1]
-    return [pair for pair in once if _is_plain(modules[pair[0]])]
+    return [pair for pair in once if _is_plain(modules[pair[0]])], features
 
 
-def _input_convolutions(network: nn.Module, forward: Forward, example: Tensor) -> list[nn.Conv2d]:
-    """Return the convolutions that take the input, or nothing if anything else takes it as well."""
+def _input_convolutions(network: nn.Module, forward: Forward, example: Tensor) -> tuple[list[nn.Conv2d], list[Tensor]]:
+    """Return the convolutions that take the input, if nothing else takes it, and the features."""
     takers: list[nn.Module] = []
 
     def watch(name: str, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
@@ -173,9 +180,9 @@ def _input_convolutions(network: nn.Module, forward: Forward, example: Tensor) -
             takers.append(module)
 
     with _watching(network, watch):
-        forward(example)
+        features = forward(example)
     convolutions = [module for module in takers if isinstance(module, nn.Conv2d) and module.groups == 1]
-    return convolutions if len(convolutions) == len(takers) else []
+    return convolutions if len(convolutions) == len(takers) else [], features
 
 
 @contextmanager

@@ -71,10 +71,10 @@ class FusedDetector(nn.Module):
             # hide a fault.
             generator = torch.Generator().manual_seed(0)
             example = torch.randn(1, 3, *size, generator=generator)
-            fold_batch_norm(self.pair, self._flat_features, example)
+            features = fold_batch_norm(self.pair, self._flat_features, example)
             unmixed = torch.randn(1, mixing.shape[1], *size, generator=generator) / mixing.max()
             folded = fold_input(self.pair, self._flat_features, unmixed, mixing)
-            compared = self.pair(unmixed if folded else example)
+        compared = list(zip(features[::2], features[1::2], strict=True))
         _require_equal_shapes(spec, compared)
         tap_shapes = [(t.shape[1], t.shape[2], t.shape[3]) for t, _ in compared]
         self.preprocess = Preprocess(input_spec, size, mean, std, scale_is_folded=folded, resize_to=resize_to)
