@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
+from collections.abc import Set as AbstractSet
 from pathlib import Path
 
 from kdx.errors import DataError, OutputError
@@ -103,15 +104,19 @@ def _is_of_images(folder: Path, output: Path) -> bool:
     One that the user may not list is none: nobody finds images in it. An example is ``/home``.
     """
     try:
-        images = image_files(folder)
-        others = [each for each in entries(folder) if each not in images and not is_hidden(each.name)]
-        is_mixed = any(each.is_file() or own_kind(each) for each in others if each != output)
-        if images and (is_good(folder.name) or not is_mixed):
+        images = set(image_files(folder))
+        if images and (is_good(folder.name) or not _is_mixed(folder, images, output)):
             return True
         inside = folders(folder) if is_part(folder.name) else ()
     except DataError:
         return False
     return any(_holds_images(each) for each in inside if each != output and each not in output.parents)
+
+
+def _is_mixed(folder: Path, images: AbstractSet[Path], output: Path) -> bool:
+    """Whether other files, runs or bundles lie beside a folder's images."""
+    others = (each for each in entries(folder) if each not in images and each != output and not is_hidden(each.name))
+    return any(each.is_file() or own_kind(each) for each in others)
 
 
 def _holds_images(folder: Path) -> bool:
