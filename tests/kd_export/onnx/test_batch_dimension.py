@@ -10,14 +10,16 @@ import torch
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 from torch import nn
 
-from kd_export.graph import Combine, MapSpec, PairSpec, Tap
+from kd_export.graph import Combine, FusedDetector, MapSpec, PairSpec, Tap
 from kd_export.onnx import onnx_export
 from kd_export.onnx.batch_dimension import TRACED_BATCH, set_batch
 from kd_export.onnx.onnx_export import export_onnx
+from kd_train.methods import find_method
+from kd_train.recipes import load_recipe
 from kdx.bundle.checked_files import Graph
 from kdx.imaging.images import InputSpec
 from kdx.verification.tolerances import FP32
-from tests.conftest import BACKBONE, METHODS
+from tests.conftest import BACKBONE, BLUR, CAMERA, METHODS, SIZE
 from tests.images import solar_cells
 from tests.pairs import fuse_pair, make_pair
 
@@ -156,17 +158,26 @@ def test_shapes_that_cannot_be_inferred_show_nothing(what: str) -> None:
     assert not set_batch(model, None)
 
 
+def detector_of(method: str, image: tuple[int, int]) -> FusedDetector:
+    """Return a detector of images of a height and width."""
+    recipe = load_recipe(find_method(method), {"backbones": (BACKBONE,), "image_size": SIZE})
+    return fuse_pair(
+        make_pair(method, BACKBONE, sigma=BLUR), InputSpec(height=image[0], width=image[1]), SIZE, recipe.resize_to
+    )
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_is_traced_once(method: str, traced: list[int], tmp_path) -> None:
-    detector = fuse_pair(make_pair(method, BACKBONE, sigma=4.0), InputSpec(height=64, width=64), 64)
+    # Of the structure that trainings in INT8 export: a structure is exported once in all tests.
+    detector = detector_of(method, (SIZE, SIZE))
     export_onnx(detector, tmp_path / "model.onnx", max_batch=8, metadata={})
     assert traced == [TRACED_BATCH]
 
 
 @pytest.mark.slow
 def test_the_graph_is_that_of_a_symbolic_batch_size(tmp_path, monkeypatch) -> None:
-    detector = fuse_pair(make_pair("mixed-teacher", BACKBONE), InputSpec(height=48, width=64, channels=1), 64)
+    detector = detector_of("mixed-teacher", CAMERA)  # of the structure of the fixture ``exported``
     export_onnx(detector, tmp_path / "replaced.onnx", max_batch=8, metadata={})
     monkeypatch.setattr(onnx_export, "set_batch", lambda model, batch: False)
     export_onnx(detector, tmp_path / "symbolic.onnx", max_batch=8, metadata={})
