@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from kdx.errors import OptionError
+from kdx.loading.load import require_outside_bundles
 from kdx.remarks import Remark, remark
 from kdx.storage.files import require_writable, write_atomic
 
@@ -17,12 +18,13 @@ def require_place(file: Path) -> None:
 
     Raises:
         OptionError: A folder has that name, or the folder of the file is missing.
-        OutputError: Files cannot be created in that folder.
+        OutputError: Files cannot be created in that folder, or it lies in a bundle or a run.
     """
     if file.is_dir():
         raise OptionError(f"`timing_cache` '{file}' is a folder", fix="name a file in it, which will be created")
     if not file.parent.is_dir():
         raise OptionError(f"'{file.parent}', the folder of `timing_cache`, is missing", fix="create it")
+    require_outside_bundles(file.parent, "timing_cache", file)
     require_writable(file.parent)
 
 

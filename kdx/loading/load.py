@@ -71,7 +71,8 @@ def load(
 
     Raises:
         BundleError: The bundle is incomplete, altered, too new, or not signed as required.
-        OutputError: The log cannot be written, or belongs to another graph.
+        OutputError: The log cannot be written, belongs to another graph, or would lie in a bundle
+            or a run, which other commands replace as a whole.
         BackendError: The backend is unknown, missing, or cannot load the graph; or it does not
             decide the bundle's golden images as the reference did, at a batch size that will be
             used.
@@ -79,7 +80,9 @@ def load(
             1; threads out of range; an argument of a wrong type; a key that cannot be read; metrics
             without the package ``prometheus_client``.
     """
-    log = None if log is None else require_path(log, "log", "the log's file")
+    if log is not None:
+        log = require_path(log, "log", "the log's file")
+        require_outside_bundles(log.parent, "log", log)
     require_threads(threads)
     if isinstance(path, (str, os.PathLike)) and path and is_run(Path(path)):
         path = Path(path)

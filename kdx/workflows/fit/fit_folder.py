@@ -27,6 +27,7 @@ _INDEX = "fit-settings.json"
 _SCREENING = "screening.json"
 _RESULTS = "results"
 _FOLDERS = ("runs", "bundles", "synthetic", "best.kdx")
+_COUNTED = ("runs", "bundles")
 _FILES = (_SCREENING, "fit.json", "frontier.png", "frontier.svg")
 
 
@@ -59,11 +60,14 @@ class FitFolder:
         self.synthetic = path / "synthetic"
 
     @contextlib.contextmanager
-    def held(self, *, force: bool) -> Iterator[None]:
+    def held(self, *, force: bool) -> Iterator[list[str]]:
         """Make the folder, or check that it has the same settings, and keep other searches out.
 
         Args:
             force: Discard what earlier calls left.
+
+        Yields:
+            What was discarded.
 
         Raises:
             OutputError: It holds something else, or runs of other settings; or another search works
@@ -75,8 +79,9 @@ class FitFolder:
         # This folder stays where it is: what is in the others takes locks of theirs for moments.
         (self.path / _RESULTS).mkdir(parents=True, exist_ok=True)
         with locked_output(self.path / _RESULTS, "kdx fit", self.path):
-            self._begin(index, force=force)
-            yield
+            discarded = self._discard() if force and index.is_file() else []
+            self._begin(index)
+            yield discarded
 
     def _is_empty(self) -> bool:
         """Whether the folder holds nothing, or what a call left that could write nothing more."""
@@ -84,13 +89,20 @@ class FitFolder:
             each.name == _RESULTS and each.is_dir() and not any(each.iterdir()) for each in self.path.iterdir()
         )
 
-    def _begin(self, index: Path, *, force: bool) -> None:
-        if index.is_file() and force:
-            # Only what this command made; whatever else a user keeps beside it stays.
-            for name in (*_FOLDERS, *_FILES):
-                discard(self.path / name)
-            for result in (self.path / _RESULTS).glob("*.json"):
-                result.unlink()
+    def _discard(self) -> list[str]:
+        """Discard what this command made, and nothing else; return what that was."""
+        discarded = []
+        for name in (*_FOLDERS, *_FILES):
+            path = self.path / name
+            if path.exists() or path.is_symlink():
+                inside = f" ({len(list(path.iterdir()))})" if name in _COUNTED and path.is_dir() else ""
+                discarded.append(name + inside)
+                discard(path)
+        for result in (self.path / _RESULTS).glob("*.json"):
+            result.unlink()
+        return discarded
+
+    def _begin(self, index: Path) -> None:
         if index.is_file() and any((self.path / name).exists() for name in _FOLDERS):
             self._require_same(
                 read_record(index, _FitSettings, error=CheckpointError, fix="choose another `out`", supported=SCHEMA)

@@ -74,7 +74,9 @@ def fit(request: FitRequest, progress: Progress, say: Callable[[str], None]) -> 
     material, request = read_material(request, progress)
     folder = FitFolder(request.out, _settings(request, material), rate_decides=rate_decides)
     machine = describe_machine(request.threads, package_versions((*TRAINING_PACKAGES, "openvino")))
-    with folder.held(force=request.force):
+    with folder.held(force=request.force) as discarded:
+        if discarded:
+            say(f"discarded what earlier calls left in '{request.out}': {', '.join(discarded)}")
         with nothing_cached():
             say(f"screening the latency of {number_of(len(request.candidates()), '[candidate|candidates]')}")
             screened = screen(request, material, folder, _screening_key(request, material, machine), progress)

@@ -337,6 +337,8 @@ def test_the_place_of_a_timing_cache_is_checked_first(bundle, with_tensorrt, tmp
     for file, said in ((tmp_path, "is a folder"), (tmp_path / "none/t", "is missing")):
         with pytest.raises(OptionError, match=said):
             build(bundle, timing_cache=file)
+    with pytest.raises(OutputError, match=r"would lie in .*, which is a bundle"):
+        build(bundle, timing_cache=bundle / "timings")
     monkeypatch.setattr(files.os, "access", lambda path, _: Path(path) != tmp_path)
     with pytest.raises(OutputError, match="cannot be written"):
         build(bundle, timing_cache=tmp_path / "t")

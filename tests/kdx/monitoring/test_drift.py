@@ -68,6 +68,13 @@ def test_a_log_knows_which_frames_show_a_part(tmp_path):
     assert read_log(tmp_path / "line.log").has_part.tolist() == [True, False]
 
 
+def test_a_log_in_a_bundle_would_go_with_it_and_is_refused(tiny_bundle):
+    log = tiny_bundle / "line.log"
+    with pytest.raises(OutputError, match=r"would lie in .*, which is a bundle"):
+        kdx.load(tiny_bundle, "onnxruntime-cpu", 1, log=log)
+    assert not log.exists()
+
+
 def test_a_log_knows_which_scores_are_of_another_region(tiny_bundle, frame, tmp_path):
     mask = np.zeros(frame.shape[:2], np.uint8)
     mask[:16, :16] = 255

@@ -121,9 +121,9 @@ def no_training(monkeypatch):
     monkeypatch.setattr("kdx.workflows.fit.trial.train", refuse)
 
 
-def begin(out: Path, settings: dict[str, Any], *, force: bool = False) -> None:
-    with FitFolder(out, settings).held(force=force):
-        pass
+def begin(out: Path, settings: dict[str, Any], *, force: bool = False) -> list[str]:
+    with FitFolder(out, settings).held(force=force) as discarded:
+        return discarded
 
 
 def report_of(out: Path) -> Any:
@@ -829,7 +829,8 @@ def test_force_discards_what_fit_made_and_nothing_else(out, tmp_path):
     (out / "notes.txt").write_text("mine", encoding="utf-8")
     elsewhere = shutil.move(out / "runs", tmp_path / "elsewhere")
     (out / "runs").symlink_to(elsewhere)
-    begin(out, {"other": "settings"}, force=True)
+    discarded = begin(out, {"other": "settings"}, force=True)
+    assert {"runs (2)", "bundles (2)", "best.kdx", "fit.json"} < set(discarded)
     assert sorted(path.name for path in out.iterdir()) == ["fit-settings.json", "notes.txt", "results"]
     assert not list((out / "results").iterdir())
     assert sorted(path.name for path in elsewhere.iterdir()) == ["stpm-32", "stpm-64"]
