@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -29,6 +30,21 @@ def cache_folder() -> Path | None:
         return Path(base).expanduser() / "kdx"
     except RuntimeError:  # no home
         return None
+
+
+def warn_not_kept(folder: Path, error: Exception) -> None:
+    """Warn with ``RuntimeWarning`` that nothing can be kept in a folder in the cache.
+
+    As the place of the warning is here, Python shows it once for all folders. A cache that cannot
+    be written changes no result; but without a word, nobody would know why starts take seconds.
+    """
+    why = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    warnings.warn(
+        f"the cache '{folder.parent}' cannot be written: {why}. What is measured and compiled is not kept, so every "
+        f"start takes longer. Set {VARIABLE} to a folder that can be written to, or to nothing to keep nothing",
+        RuntimeWarning,
+        stacklevel=1,
+    )
 
 
 @contextlib.contextmanager

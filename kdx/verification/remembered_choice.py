@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Sequence
 
 import msgspec
@@ -21,7 +20,7 @@ from kdx.runtime.machine import (
     package_versions,
     usable_cores,
 )
-from kdx.storage.cache import cache_folder
+from kdx.storage.cache import cache_folder, warn_not_kept
 from kdx.storage.files import sha256_bytes, write_atomic
 from kdx.storage.json_records import UNREADABLE, encode_record
 from kdx.storage.private_folder import private_cache
@@ -93,12 +92,14 @@ class ChoiceFile:
             return None
 
     def write(self, choice: BackendChoice) -> None:
-        """Remember a choice; a machine without a writable cache measures again next time."""
+        """Remember a choice; warn with ``RuntimeWarning`` if the cache cannot be written."""
         if self.path is None:
             return
-        with contextlib.suppress(OSError):
+        try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             write_atomic(self.path, encode_record(choice), private=self._is_private)
+        except OSError as error:
+            warn_not_kept(self.path.parent, error)
 
     def remove(self) -> bool:
         """Forget the choice; return whether there was one."""

@@ -14,6 +14,7 @@ import os
 from pathlib import Path
 
 from kdx.errors import KdxError
+from kdx.storage.cache import warn_not_kept
 from kdx.storage.files import remove_leftovers, write_atomic
 
 _SUFFIX = ".blob"
@@ -52,15 +53,17 @@ class BlobCache:
         return blob
 
     def write(self, blob: bytes, *key: object) -> None:
-        """Store a compiled model; do nothing if the folder is not writable."""
+        """Store a compiled model; warn with ``RuntimeWarning`` if the folder cannot be written."""
         path = self._path(key)
         if path is None or self.folder is None:
             return
-        with contextlib.suppress(OSError, KdxError):
+        try:
             self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             remove_leftovers(path)
             write_atomic(path, hashlib.sha256(blob).digest(), blob, private=self._private)
             self._make_room(path)
+        except (OSError, KdxError) as error:
+            warn_not_kept(self.folder, error)
 
     def _path(self, key: tuple[object, ...]) -> Path | None:
         name = hashlib.sha256("\n".join(map(str, key)).encode()).hexdigest()
