@@ -45,6 +45,9 @@ class _Description(pickle.Pickler):
             values = (str(array.dtype), array.shape, array.tobytes())
             place = self.values.setdefault(values, len(self.values))
             constant = array.flat[0].item() if array.size and (array == array.flat[0]).all() else None
+            # Random weights that are multiplied by zero are zeros of either sign, which compare as
+            # equal: the sign of the first decides nothing.
+            constant = 0.0 if constant == 0 else constant
             return str, (f"{type(given)} {values[:2]} {given.requires_grad} {place} {constant}",)
         return NotImplemented
 

@@ -9,7 +9,7 @@ import torch
 from kd_export.graph import FusedDetector
 from kd_export.onnx.onnx_export import export_onnx
 from kdx.imaging.images import InputSpec
-from tests.onnx_exports import remember
+from tests.onnx_exports import _describe, remember
 from tests.pairs import make_pair
 
 
@@ -54,3 +54,9 @@ def test_replaced_weights_give_the_bytes_of_an_export(tmp_path, monkeypatch):
         next(parameter for parameter in one.parameters() if parameter.ndim == 4).zero_()
     with pytest.raises(AskedError):
         export_onnx(one, tmp_path / "zero.onnx", max_batch=4, metadata={})
+
+
+def test_zeros_of_either_sign_are_of_one_structure():
+    zeros = torch.zeros(2, 3)
+    structures = [_describe(each)[0] for each in (zeros, -zeros, zeros + 1)]
+    assert structures[0] == structures[1] != structures[2]
