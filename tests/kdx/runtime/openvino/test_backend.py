@@ -43,18 +43,22 @@ def precisions(backend, rooms: tuple[str, ...]) -> set[str]:
     return found
 
 
-@pytest.fixture(scope="module")
-def graph(tmp_path_factory) -> Path:
-    """STPM's graph at batches of 1 to 8, in the structure of the fixture ``exported``."""
+def export(path: Path, max_batch: int) -> Path:
+    """Export STPM in the structure of the fixture ``exported``."""
     from kd_export.onnx.onnx_export import export_onnx
     from kdx.imaging.images import InputSpec
     from tests.pairs import fuse_pair, make_pair
 
-    path = tmp_path_factory.mktemp("stpm") / "model.onnx"
     spec = InputSpec(height=SIZE[0], width=SIZE[1])
     detector = fuse_pair(make_pair("stpm", "test_resnet", sigma=BLUR), spec, 64)
-    export_onnx(detector, path, max_batch=8, metadata={})
+    export_onnx(detector, path, max_batch=max_batch, metadata={})
     return path
+
+
+@pytest.fixture(scope="module")
+def graph(tmp_path_factory) -> Path:
+    """The graph at batches of 1 to 8."""
+    return export(tmp_path_factory.mktemp("stpm") / "model.onnx", max_batch=8)
 
 
 @pytest.fixture(scope="module")
@@ -224,18 +228,8 @@ def test_a_static_graph_runs(exported_static) -> None:
 
 @pytest.fixture
 def exported_static(tmp_path) -> Path:
-    from kd_export.onnx.onnx_export import export_onnx
-    from kdx.imaging.images import InputSpec
-    from tests.pairs import fuse_pair, make_pair
-
-    path = tmp_path / "static.onnx"
-    export_onnx(
-        fuse_pair(make_pair("stpm", "test_resnet"), InputSpec(height=SIZE[0], width=SIZE[1]), 64),
-        path,
-        max_batch=1,
-        metadata={},
-    )
-    return path
+    """The same graph at a batch of one."""
+    return export(tmp_path / "static.onnx", max_batch=1)
 
 
 def test_a_profile_names_the_parts(graph, backend) -> None:
