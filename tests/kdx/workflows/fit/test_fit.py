@@ -71,6 +71,18 @@ def decreed_latencies():
         yield
 
 
+@pytest.fixture
+def plots() -> None:
+    """Let ``kdx fit`` draw its plots."""
+
+
+@pytest.fixture(autouse=True)
+def no_plots(request, monkeypatch):
+    """Spare tests that look at no plots the drawing, which takes longer than their trainings."""
+    if "plots" not in request.fixturenames:
+        monkeypatch.setattr("kdx.workflows.fit.search.write_plots", lambda report, files: None)
+
+
 def fit(data: Path, out: Path, *more: object, code: int = 0, budget: float = BUDGET) -> CliResult:
     return invoke("fit", data, "--budget-ms", budget, "--out", out, *OPTIONS, *more, code=code)
 
@@ -609,7 +621,7 @@ def test_a_training_that_fails_is_recorded_and_the_others_continue(fitted, out, 
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("short_search")
+@pytest.mark.usefixtures("short_search", "plots")
 def test_without_defective_images_synthetic_defects_stand_in_and_everything_says_so(tmp_path, make_images):
     for index, image in enumerate(make_images(12)):
         (tmp_path / "parts").mkdir(exist_ok=True)
@@ -718,7 +730,7 @@ def test_fp32_remains_where_students_cannot_be_trained_as_int8(refused_after_tra
     assert "too far from FP32; its students could not be trained as INT8: the loss became nan" in reasons
 
 
-def test_nothing_that_keeps_the_budget_is_exit_status_1_before_any_training(dataset, tmp_path, screening):
+def test_nothing_that_keeps_the_budget_is_exit_status_1_before_any_training(dataset, tmp_path, screening, plots):
     result = fit(dataset, tmp_path / "out", "--sizes", "128,160", code=1)
     report = report_of(tmp_path / "out")
     assert not (tmp_path / "out/runs").exists()
