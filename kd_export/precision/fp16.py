@@ -9,7 +9,7 @@ in FP32 and would show no fault.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -32,6 +32,10 @@ _FP32_OPS = frozenset(
         "Softmax", "Sqrt",
     }
 )  # fmt: skip
+# What FP32 divides by: where it is small, FP16 makes 0 of it, and a zero vector's quotient is NaN.
+_NORMS = frozenset({"Reciprocal", "ReduceL2", "Sqrt"})
+# Operations between a norm and the division by it.
+_OF_A_NORM = frozenset({"Clip", "Expand", "Max"})
 # A teacher with other input statistics gets the image's difference: that is preprocessing, wherever
 # it is computed.
 _PREPROCESSING = re.compile(rf"{re.escape(TEACHER)}\.adapt\b")
@@ -78,11 +82,14 @@ def plan_half(model: ModelProto, ranges: Mapping[str, float]) -> HalfPlan:
     floats = _float_tensors(model)
     weights = {tensor.name: tensor for tensor in model.graph.initializer}
     makers = {name: node for node in model.graph.node for name in node.output}
+    rooted = {node.input[0] for node in model.graph.node if node.op_type in {"Reciprocal", "Sqrt"}}
     for node in model.graph.node:
         if not _in_networks(node) or not floats.intersection((*node.input, *node.output)):
             continue
         reason = (
-            _reason_of_kind(node, makers) or _reason_of_range(node, ranges) or _reason_of_weights(node, weights, ranges)
+            _reason_of_kind(node, makers, rooted)
+            or _reason_of_range(node, ranges)
+            or _reason_of_weights(node, weights, ranges)
         )
         if reason:
             plan.kept.append(KeptNode(node=node.name, reason=reason))
@@ -176,16 +183,25 @@ def _in_networks(node: NodeProto) -> bool:
     return node.name.startswith(PAIR) and not _PREPROCESSING.match(node.name)
 
 
-def _reason_of_kind(node: NodeProto, makers: Mapping[str, NodeProto]) -> str:
+def _reason_of_kind(node: NodeProto, makers: Mapping[str, NodeProto], rooted: Set[str]) -> str:
     if node.op_type in _FP32_OPS:
         return f"{node.op_type} is kept in FP32"
     if node.op_type == "Mul" and len(set(node.input)) == 1:
         return "a square overflows FP16 above 256"
-    if node.op_type in {"Mul", "Div"} and any(
-        makers[name].op_type in {"Reciprocal", "Sqrt"} for name in node.input if name in makers
-    ):
+    if node.op_type not in CONVOLUTIONS and not rooted.isdisjoint(node.output):
+        return "its root or reciprocal is taken"
+    if node.op_type in {"Mul", "Div"} and any(_is_norm(name, makers) for name in node.input):
         return "divides by a norm"
+    if node.op_type in _OF_A_NORM and _is_norm(node.input[0], makers):
+        return "bounds a norm"
     return ""
+
+
+def _is_norm(name: str, makers: Mapping[str, NodeProto]) -> bool:
+    if name not in makers:
+        return False
+    maker = makers[name]
+    return maker.op_type in _NORMS or (maker.op_type in _OF_A_NORM and _is_norm(maker.input[0], makers))
 
 
 def _reason_of_range(node: NodeProto, ranges: Mapping[str, float]) -> str:

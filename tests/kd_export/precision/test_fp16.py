@@ -12,7 +12,10 @@ import onnxruntime as ort
 import pytest
 import torch
 from onnx import TensorProto, numpy_helper
+from torch import nn
 
+from kd_export.graph import Combine, FusedDetector, MapSpec, PairSpec, Tap
+from kd_export.graph.distance import unit_vectors
 from kd_export.onnx.onnx_export import export_onnx
 from kd_export.precision.fp16 import (
     ACTIVATION_LIMIT,
@@ -28,6 +31,7 @@ from kd_train.training.trained_pair import fuse, load_pair
 from kdx.bundle.manifest import GRAPH
 from kdx.bundle.open import open_bundle
 from kdx.bundle.variants import FP16_MAX, graph_file
+from kdx.imaging.images import InputSpec
 from kdx.verification.tolerances import FP16
 from tests.images import solar_cells
 
@@ -203,6 +207,41 @@ def test_ranges_are_the_largest_over_all_images(plain) -> None:
     apart = [measure_ranges(model, tensors, images[i : i + 1]) for i in range(len(images))]
     assert together == {name: max(each[name] for each in apart) for name in tensors}
     assert len({tap.teacher for tap in tap_ranges(model, spec, together)}) == len(spec.taps)
+
+
+class Normalising(nn.Module):
+    """A pair whose student takes the teacher's normalised features, as of DSKD."""
+
+    def __init__(self, normalise) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(0)
+        self.teacher, self.student = nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(4, 4, 3, padding=1)
+        self.normalise = normalise
+        with torch.no_grad():
+            self.teacher.weight.uniform_(0, 0.3, generator=generator)
+            self.teacher.bias.fill_(-0.1)  # features of what is dark are zero
+            self.student.weight.uniform_(-0.3, 0.3, generator=generator)
+
+    def forward(self, x: torch.Tensor) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        features = torch.relu(self.teacher(x))
+        return [(features, self.student(self.normalise(features)))]
+
+
+@pytest.mark.parametrize("normalise", [unit_vectors, lambda x: x / x.norm(dim=1, keepdim=True).clamp_min(1e-12)])
+def test_norms_within_the_networks_hold_what_fp16_cannot(tmp_path, normalise) -> None:
+    spec, size = PairSpec((MapSpec((Tap("features"),), Combine.SUM),)), (16, 16)
+    camera = InputSpec(height=16, width=16, channels=3)
+    detector = FusedDetector(Normalising(normalise), spec, camera, size, (0.5,) * 3, (0.25,) * 3)
+    export_onnx(detector, tmp_path / GRAPH, max_batch=1, metadata={})
+    model = onnx.load(tmp_path / GRAPH)
+    images = np.full((3, 1, *size, 3), 140, np.uint8)
+    images[1], images[2] = 0, 255  # zero vectors, whose norm FP16 rounds to 0; and the brightest image
+    plan, _ = planned(model, images[0])
+    half = to_half(model, plan)
+    assert len(half_convolutions(half)[0]) == 2
+    for image in images:
+        for ours, exact in zip(run(half, image), run(model, image), strict=True):
+            np.testing.assert_allclose(ours, exact, rtol=2e-3, atol=1e-3)
 
 
 def test_weights_that_only_half_nodes_use_are_stored_once_in_half(exported) -> None:
