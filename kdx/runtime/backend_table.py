@@ -13,7 +13,7 @@ from kdx.bundle.checked_files import Graph
 from kdx.bundle.engine_record import Fingerprint, engines_of, mismatch, records_of
 from kdx.errors import BackendError
 from kdx.runtime.backend import Backend, require_threads
-from kdx.runtime.gpu import gpus, why_no_gpu
+from kdx.runtime.gpu import gpus, require_driver, why_no_gpu
 
 
 @dataclass(frozen=True)
@@ -131,6 +131,8 @@ class BackendInfo:
         Raises:
             BackendError: The package is missing or cannot load the graph.
             BundleError: The graph's file was replaced or altered since it was checked.
+            ForkError: The backend needs a GPU, whose driver was started before this process was
+                forked.
             OptionError: An invalid number of threads.
         """
         require_threads(threads)
@@ -145,6 +147,8 @@ class BackendInfo:
                 f"the backend '{self.name}' needs an NVIDIA GPU, and {why_no_gpu()}",
                 fix="kdx doctor says what this machine can run",
             )
+        if self.needs_gpu:
+            require_driver()
         computed = self.computed.get(precision)
         backend: Backend = self._function(computed.factory if computed else self.factory)(graph, threads)
         return backend

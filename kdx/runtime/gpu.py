@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import ctypes
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
+
+from kdx.runtime.loading_process import LoadingProcess
 
 _MAJOR, _MINOR = 75, 76  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR, _MINOR
 _NO_DEVICE = 100  # CUDA_ERROR_NO_DEVICE
@@ -35,10 +37,11 @@ class Gpu:
 
 @dataclass(frozen=True)
 class _Answer:
-    """What the driver answered: the GPUs, or the error of its start."""
+    """What the driver answered, and to which process: the GPUs, or the error of its start."""
 
     gpus: tuple[Gpu, ...] = ()
     error: str = ""
+    process: LoadingProcess = field(default_factory=LoadingProcess)
 
 
 def gpus() -> tuple[Gpu, ...]:
@@ -50,6 +53,12 @@ def why_no_gpu() -> str:
     """Return why :func:`gpus` is empty, as the end of a sentence on this machine's driver."""
     error = _answer().error
     return f"the driver does not start: {error}" if error else "the driver shows none on this machine"
+
+
+def require_driver() -> None:
+    """Raise ``ForkError`` if the driver shows GPUs that this process, a forked one, cannot use."""
+    if gpus():
+        _answer().process.require_current("the driver of the GPU was started")
 
 
 _found: list[_Answer] = []

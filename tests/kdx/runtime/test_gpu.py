@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from types import SimpleNamespace
 
 import pytest
@@ -13,6 +14,7 @@ from kdx.runtime import gpu
 from kdx.runtime.backend_table import BackendInfo, find_backend
 from kdx.runtime.gpu import Gpu, gpus, why_no_gpu
 from kdx.workflows import doctor
+from tests.kdx.runtime.test_loading_process import in_fork
 
 NAMES = {802: b"CUDA_ERROR_SYSTEM_NOT_READY", 999: b"CUDA_ERROR_UNKNOWN"}
 
@@ -91,3 +93,21 @@ def test_a_machine_without_a_card_or_a_driver_has_no_error(driver, monkeypatch, 
         vars(driver).update(missing)
     assert gpus() == ()
     assert why_no_gpu() == "the driver shows none on this machine"
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
+def test_a_forked_process_is_told_that_it_cannot_use_the_driver(driver, monkeypatch, tmp_path):
+    monkeypatch.setattr(BackendInfo, "is_installed", lambda self: True)
+    monkeypatch.setattr(BackendInfo, "_function", lambda self, path: lambda graph, threads: "opened")
+    (tmp_path / "model.onnx").write_bytes(b"graph")
+    graph = Graph.of(tmp_path / "model.onnx")
+
+    def opened(name: str) -> object:
+        return find_backend(name).open(graph, None)
+
+    assert opened("onnxruntime-cuda") == "opened"
+    said = in_fork(lambda: opened("onnxruntime-cuda"))
+    assert said.startswith("ForkError: the driver of the GPU was started before this process was forked"), said
+    assert in_fork(lambda: opened("onnxruntime-cpu")) == "returned opened"
+    gpu._found.clear()
+    assert in_fork(lambda: opened("onnxruntime-cuda")) == "returned opened"  # this process asked no driver
