@@ -26,6 +26,8 @@ from kdx.runtime.onnxruntime.session import CPU, open_session
 CUDA = "CUDAExecutionProvider"
 TENSORRT = "TensorrtExecutionProvider"
 
+# Each batch size that comes has memory of its own on the GPU; the last ones used keep theirs.
+_KEPT_BATCH_SIZES = 4
 _INSTALL = 'pip uninstall onnxruntime, then pip install "onnxruntime-gpu[cuda,cudnn]"'
 _NO_TF32 = "NVIDIA_TF32_OVERRIDE"
 _LIBRARIES = {CUDA: "libonnxruntime_providers_cuda.so", TENSORRT: "libonnxruntime_providers_tensorrt.so"}
@@ -59,6 +61,8 @@ class _Bound:
 
 class OnnxRuntimeCuda(ClosesOnExit):
     """A graph in an ONNX Runtime session on the GPU. Calls from several threads take turns.
+
+    The last few batch sizes keep their memory.
 
     Convolutions and matrix products in FP32 are computed in FP32: TensorFloat-32, ONNX Runtime's
     default, is off. The TensorRT provider has no option for that. It obeys NVIDIA's environment
@@ -129,14 +133,17 @@ class OnnxRuntimeCuda(ClosesOnExit):
             if session is None:
                 raise BackendError("the detector is closed", fix="load the bundle again")
             try:
-                bound = self._bound.get(len(images)) or self._bind(session, len(images))
+                bound = self._bound.pop(len(images), None) or self._bind(session, len(images))
                 # ONNX Runtime up to 1.23 (at least) copies memory here whatever the strides are.
                 bound.image.update_inplace(np.ascontiguousarray(images))
                 session.run_with_iobinding(bound.binding, bound.options)
                 maps, scores = (np.array(output.numpy()) for output in bound.outputs)
             except Exception as error:
-                self._bound.pop(len(images), None)
                 raise BackendError(f"ONNX Runtime failed on a batch of shape {images.shape}: {error}") from error
+            self._bound[len(images)] = bound  # as the last one used; after a failure, there is none
+            # ONNX Runtime never frees a CUDA graph, and would capture another for new memory.
+            if len(self._bound) > _KEPT_BATCH_SIZES and not self._cuda_graph:
+                del self._bound[next(iter(self._bound))]
             return Outputs(maps, scores)
 
     def _bind(self, session: ort.InferenceSession, count: int) -> _Bound:
@@ -155,8 +162,7 @@ class OnnxRuntimeCuda(ClosesOnExit):
             # captured.
             self._graphs += 1
             options.add_run_config_entry("gpu_graph_id", str(self._graphs))
-        self._bound[count] = _Bound(binding, image, outputs, options)
-        return self._bound[count]
+        return _Bound(binding, image, outputs, options)
 
     def close(self) -> None:
         """Free memory and session."""

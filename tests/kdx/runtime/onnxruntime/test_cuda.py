@@ -81,6 +81,14 @@ def test_batches_in_bound_memory(graph, images, cuda_graph):
         assert_right(loaded.run(backwards), backwards)
 
 
+def test_the_last_batch_sizes_keep_their_memory(graph, images):
+    with on_cpu(graph) as loaded:
+        for count in (1, 2, 3, 4, 1, 5, 1, 6):
+            assert_right(loaded.run(images[:count]), images[:count])
+        assert list(loaded._bound) == [4, 5, 1, 6]
+        assert_right(loaded.run(images[:2]), images[:2])
+
+
 def test_it_agrees_with_the_cpu_backend(graph, images):
     with on_cpu(graph) as bound, OnnxRuntimeCpu(Graph.of(graph), 1) as plain:
         for received, wanted in zip(bound.run(images), plain.run(images), strict=True):
