@@ -21,6 +21,9 @@ from kdx.runtime.onnxruntime.session import open_session
 from kdx.verification.held_out import HeldOut, HeldOutScores
 from kdx.verification.judge import Evidence
 
+# How many images are scored at once: a runner returns their maps too, which are larger than the
+# images, and each call of it compiles the graph again.
+_AT_ONCE = 256
 # Runs a graph on images, one at a time.
 Runner = Callable[[ModelProto, Iterable[NDArray[np.uint8]]], Outputs]
 
@@ -69,7 +72,7 @@ def evaluation_scores(runner: Runner, model: ModelProto, evidence: Evidence) -> 
     """Return the scores of the evaluation images, ``(M,)``; None unless there are both kinds."""
     if evidence.images is None or not evidence.is_labelled:
         return None
-    return scores_of(runner(model, evidence.images))
+    return _scores_of_each(runner, model, evidence.images)
 
 
 def scores_of(outputs: Outputs) -> NDArray[np.float64]:
@@ -78,10 +81,11 @@ def scores_of(outputs: Outputs) -> NDArray[np.float64]:
 
 
 def _scores_of_each(runner: Runner, model: ModelProto, images: Iterable[NDArray[np.uint8]]) -> NDArray[np.float64]:
-    """Return the scores of images; none for no images."""
-    images = iter(images)
-    first = next(images, None)
-    return np.empty(0) if first is None else scores_of(runner(model, itertools.chain([first], images)))
+    """Return the scores of images, of whose maps only a few are in memory; none for no images."""
+    scores, left = [np.empty(0)], iter(images)
+    while (first := next(left, None)) is not None:
+        scores.append(scores_of(runner(model, itertools.chain([first], itertools.islice(left, _AT_ONCE - 1)))))
+    return np.concatenate(scores)
 
 
 def _joined(outputs: Any) -> Outputs:

@@ -49,3 +49,23 @@ def test_there_are_none_without_images_of_both_kinds(labels: np.ndarray | None) 
     )
     assert exact.held_out is None
     assert exact.evaluated is None
+
+
+def test_the_maps_of_many_images_are_never_held_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kd_export.precision.runners._AT_ONCE", 2, raising=False)
+    sizes = []
+
+    class Runner(CountedRunner):
+        def __call__(self, model: onnx.ModelProto, images: object) -> Outputs:
+            outputs = super().__call__(model, images)
+            sizes.append(len(outputs.maps))
+            return outputs
+
+    labels = np.array([False, True, True])
+    evidence = Evidence(IMAGES, images=iter(IMAGES), is_defective=labels, held_out=HeldOut(IMAGES, IMAGES[:2]))
+    exact = ExactAnswers(onnx.ModelProto(), evidence, {"x": Runner()})
+    assert exact.evaluated is not None
+    assert exact.evaluated.tolist() == [0, 4, 8]
+    assert exact.held_out is not None
+    assert (exact.held_out.good.tolist(), exact.held_out.defects.tolist()) == ([0, 4, 8], [0, 4])
+    assert sizes == [2, 1, 2, 1, 2]
