@@ -153,7 +153,7 @@ def load_many(
         OptionError: No bundles, or two of one name; a batch size below 1.
     """
     sizes = require_batch_sizes(batch_sizes)
-    require_threads(threads)
+    threads = require_threads(threads)
     opened = {name: _open(path, require_signature) for name, path in _by_name(bundles).items()}
     choosers = {name: BackendChooser(bundle, backend, threads, precision) for name, bundle in opened.items()}
 

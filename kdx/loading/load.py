@@ -83,7 +83,7 @@ def load(
     if log is not None:
         log = require_path(log, "log", "the log's file")
         require_outside_bundles(log.parent, "log", log)
-    require_threads(threads)
+    threads = require_threads(threads)
     if isinstance(path, (str, os.PathLike)) and path and is_run(Path(path)):
         path = Path(path)
         given = {"log": log, "metrics": metrics, "batch_sizes": batch_sizes, "require_signature": require_signature}

@@ -14,10 +14,14 @@ from kdx.errors import OptionError
 _MOST_THREADS = 1024
 
 
-def require_threads(threads: int | None) -> None:
-    """Raise ``OptionError`` for an invalid number of threads."""
+def require_threads(threads: int | None) -> int | None:
+    """Return a number of threads as a plain number; NumPy's are accepted too.
+
+    Raises:
+        OptionError: The number is invalid.
+    """
     if threads is None:
-        return
+        return None
     if isinstance(threads, bool) or not isinstance(threads, (int, np.integer)):
         raise OptionError(
             "`threads` is not a whole number",
@@ -27,6 +31,7 @@ def require_threads(threads: int | None) -> None:
         )
     if not 1 <= threads <= _MOST_THREADS:
         raise OptionError("`threads` is out of range", expected=f"1 to {_MOST_THREADS}", received=str(threads))
+    return int(threads)
 
 
 class Outputs(NamedTuple):

@@ -135,7 +135,7 @@ class BackendInfo:
                 forked.
             OptionError: An invalid number of threads.
         """
-        require_threads(threads)
+        threads = require_threads(threads)
         if not self.is_installed():
             raise BackendError(
                 f"the backend '{self.name}' is not installed",

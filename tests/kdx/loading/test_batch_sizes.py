@@ -162,3 +162,10 @@ def test_invalid_sizes(tiny_bundle, sizes) -> None:
 def test_a_run_takes_no_sizes(tiny_run) -> None:
     with pytest.raises(OptionError, match="nothing is compiled"):
         kdx.load(tiny_run, batch_sizes=(1,))
+
+
+def test_numbers_of_threads_may_be_numpys(tiny_bundle, frame, monkeypatch, tmp_path):
+    monkeypatch.setenv("KDX_CACHE_DIR", str(tmp_path))
+    with kdx.load(tiny_bundle, threads=np.int64(1)) as one, kdx.load_many([tiny_bundle], threads=np.int64(1)) as many:
+        assert one(frame).decision is many["tiny"](frame).decision
+        assert [type(each.origin.threads) for each in (one, many["tiny"])] == [int, int]
