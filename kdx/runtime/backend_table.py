@@ -279,14 +279,15 @@ def require_backends(bundle: Path | None = None) -> list[BackendInfo]:
             them.
     """
     flavours = {engine.record.fingerprint.flavour for engine in engines_of(bundle)} if bundle else set()
-    usable = [
-        info
-        for info in BACKENDS.values()
-        if not info.on_request and info.is_usable() and (not info.engine or info.engine in flavours)
-    ]
+    installed = [info for info in BACKENDS.values() if not info.on_request and info.is_usable()]
+    usable = [info for info in installed if not info.engine or info.engine in flavours]
     if not usable:
-        fixes = " or ".join(info.install for info in BACKENDS.values() if not info.needs_gpu)
-        raise BackendError("no backend is installed on this machine", fix=fixes)
+        fixes = " or ".join(dict.fromkeys(info.install for info in BACKENDS.values() if not info.needs_gpu))
+        message = "no backend is installed on this machine"
+        if installed:
+            message += f" but {' and '.join(info.name for info in installed)}, of which there is no engine"
+            fixes = f"kdx build-engine {bundle or 'BUNDLE'}; or {fixes}"
+        raise BackendError(message, fix=fixes)
     return usable
 
 

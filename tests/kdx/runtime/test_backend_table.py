@@ -11,7 +11,8 @@ import pytest
 from kdx.bundle.checked_files import Graph
 from kdx.bundle.engine_record import find_engine, this_system
 from kdx.bundle.variants import graph_file
-from kdx.runtime.backend_table import find_backend
+from kdx.errors import BackendError
+from kdx.runtime.backend_table import BackendInfo, find_backend, require_backends
 from kdx.runtime.gpu import Gpu
 from kdx.runtime.tensorrt import backend as tensorrt
 from tests.engines import MACHINE, RTX, add_engine, make_record
@@ -113,3 +114,17 @@ def test_engines_for_any_machine_count_where_this_one_is_not_known(graphs, gpu_h
 def test_without_engines_the_preferred_precision_is_asked_for(graphs) -> None:
     assert find_backend("tensorrt").choose_precision(graphs) == "int8"
     assert find_backend("tensorrt").choose_precision({"fp32": graphs["fp32"]}) == "fp32"
+
+
+@pytest.mark.parametrize("installed", ["tensorrt", ""])
+def test_a_machine_that_only_runs_engines_is_told_to_build_one(graphs, monkeypatch, installed) -> None:
+    bundle = graphs["fp32"].path.parent
+    monkeypatch.setattr(BackendInfo, "is_usable", lambda self: self.name == installed)
+    with pytest.raises(BackendError, match="no backend is installed") as caught:
+        require_backends(bundle)
+    assert ("but tensorrt, of which there is no engine" in caught.value.message) == bool(installed)
+    assert caught.value.fix.startswith(f"kdx build-engine {bundle}; or pip" if installed else "pip")
+    assert caught.value.fix.count("kdx[openvino]") == 1
+    build(graphs["fp32"], "fp32")
+    if installed:
+        assert [info.name for info in require_backends(bundle)] == [installed]
