@@ -76,8 +76,12 @@ def evaluation_scores(runner: Runner, model: ModelProto, evidence: Evidence) -> 
 
 
 def scores_of(outputs: Outputs) -> NDArray[np.float64]:
-    """Return the scores of some answers, ``(N,)``."""
-    return outputs.scores[:, 0].astype(np.float64)
+    """Return the scores of some answers, ``(N,)``; NaN where the map is not finite.
+
+    Runtimes take the maximum of a map with NaN for a number: of its other values, or -3.4e38.
+    """
+    is_finite = np.isfinite(outputs.maps).all(axis=(1, 2))
+    return np.where(is_finite, outputs.scores[:, 0], np.nan).astype(np.float64)
 
 
 def _scores_of_each(runner: Runner, model: ModelProto, images: Iterable[NDArray[np.uint8]]) -> NDArray[np.float64]:

@@ -209,7 +209,7 @@ def judge_decisions(
         else:
             verdicts = compare_verdicts(reference, variant)
             decisions = [compare_decisions(reference, variant)]
-            if labelled is not None and not np.isfinite(labelled.scores).all():
+            if labelled is not None and not np.isfinite([labelled.reference, labelled.scores]).all():
                 faults.append("scores of labelled images that are not finite")
             elif labelled is not None:
                 decisions.append(compare_labelled(reference, variant, labelled))

@@ -136,7 +136,9 @@ def judge(
     area = area_reference = None
     if evaluated is not None and evaluated[1] is not None and evidence.is_defective is not None:
         area_reference, area = (auroc(evidence.is_defective, each) for each in (evaluated[0], evaluated[1]))
-        if not abs(area - area_reference) <= limits.auroc:
+        if not (np.isfinite(evaluated[0]).all() and np.isfinite(evaluated[1]).all()):
+            faults.append("scores of labelled images that are not finite")
+        elif not abs(area - area_reference) <= limits.auroc:
             faults.append(
                 f"image AUROC {100 * area:.2f}, FP32 has {100 * area_reference:.2f}; they may differ by "
                 f"{100 * limits.auroc:g} points"

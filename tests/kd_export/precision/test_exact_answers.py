@@ -69,3 +69,16 @@ def test_the_maps_of_many_images_are_never_held_at_once(monkeypatch: pytest.Monk
     assert exact.held_out is not None
     assert (exact.held_out.good.tolist(), exact.held_out.defects.tolist()) == ([0, 4, 8], [0, 4])
     assert sizes == [2, 1, 2, 1, 2]
+
+
+def test_a_map_that_is_not_finite_has_no_score_whatever_the_runtime_says() -> None:
+    def of_nan(model: onnx.ModelProto, images: object) -> Outputs:
+        maps, scores = CountedRunner()(model, images)
+        return Outputs(np.where(maps == 4, np.nan, maps), scores)  # the score stays a number
+
+    labels = np.array([False, True, True])
+    evidence = Evidence(IMAGES, images=IMAGES, is_defective=labels, held_out=HeldOut(IMAGES, IMAGES))
+    exact = ExactAnswers(onnx.ModelProto(), evidence, {"x": of_nan})
+    assert exact.held_out is not None
+    for scores in (exact.held_out.good, exact.held_out.defects, exact.evaluated):
+        np.testing.assert_array_equal(scores, [0, np.nan, 8])

@@ -245,6 +245,10 @@ def test_the_auroc_may_differ_by_so_much() -> None:
     assert found.auroc == pytest.approx(1 - 100 / 2500)
     assert not found.passed
     assert "AUROC" in found.faults[0]
+    broken = np.where(exact == 99, np.nan, exact)
+    for evaluated in ((exact, broken), (broken, exact)):
+        found = judged(REFERENCE, limits, evaluated=evaluated, labels=labels)
+        assert "scores of labelled images that are not finite" in found.faults
 
 
 def test_runtimes_that_fail_alike_are_named_together() -> None:

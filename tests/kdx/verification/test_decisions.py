@@ -318,9 +318,10 @@ def test_worse_labelled_images_refuse_what_held_out_ones_pass() -> None:
     found = judged(FP32, labelled=labelled(worse, exact, labels))
     assert "image AUROC on labelled defects" in found.faults[0]
     broken = np.where(labels, np.nan, exact)
-    assert judged(FP32, labelled=labelled(broken, exact, labels)).faults == [
-        "scores of labelled images that are not finite"
-    ]
+    for own, reference in ((broken, exact), (exact, broken)):
+        assert judged(FP32, labelled=labelled(own, reference, labels)).faults == [
+            "scores of labelled images that are not finite"
+        ]
 
 
 def test_the_interval_of_false_rejects_is_that_of_a_plain_loop(monkeypatch) -> None:
