@@ -13,6 +13,7 @@ _MAJOR, _MINOR = 75, 76  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR, _MINOR
 _NO_DEVICE = 100  # CUDA_ERROR_NO_DEVICE
 # Errors with which drivers refuse to start, and what helps.
 _HELP = {
+    3: "this process may have been forked from one that has used CUDA; start it with spawn",  # NOT_INITIALIZED
     802: "the fabric manager may not run (systemctl status nvidia-fabricmanager)",  # SYSTEM_NOT_READY
     803: "the driver's libraries and its kernel module differ; restart the machine",  # SYSTEM_DRIVER_MISMATCH
     804: "the card does not support the forward-compatible driver libraries",  # COMPAT_NOT_SUPPORTED_ON_DEVICE

@@ -127,6 +127,8 @@ def judge(
     faults = []
     if flips:
         what = "images are decided" if evidence.thresholds else "pairs of golden images are ordered"
+        if decided is not None and not evidence.thresholds:
+            what = "pairs of golden images are ordered, or further images decided,"
         faults.append(f"{flips} of {compared} {what} differently, beyond the margin of {limits.margin:.0%}")
     if score_max > limits.score:
         faults.append(f"a golden score moved by {score_max:.1%}, allowed are {limits.score:.0%}")

@@ -65,6 +65,7 @@ def test_the_cards_are_asked_for_once(driver):
     ("answers", "said"),
     [
         ({"init": 802}, "cuInit returned CUDA_ERROR_SYSTEM_NOT_READY (802): the fabric manager may not run"),
+        ({"init": 3}, "cuInit returned error 3: this process may have been forked from one that has used CUDA"),
         ({"init": 803}, "cuInit returned error 803: the driver's libraries and its kernel module differ"),
         ({"count": 999}, "cuDeviceGetCount returned CUDA_ERROR_UNKNOWN (999): the kernel module"),
         ({"count": 1}, "cuDeviceGetCount returned error 1"),

@@ -71,6 +71,9 @@ def test_without_an_image_beyond_the_margin_a_calibrated_variant_has_proved_noth
     assert judge("x", INT8, evidence, (scores, scores), decided=clear).passed
     turned = Decided((0.2, 0.2), np.array([0.1, 0.5]), np.array([0.1, 0.15]))
     assert judge("x", INT8, evidence, (scores, scores), decided=turned).flips == 1
+    # Golden tiles have no threshold where it is of frames that are divided by a level map.
+    found = judge("x", INT8, Evidence(evidence.golden), (scores, scores), decided=turned)
+    assert found.faults[0].startswith("1 of 2 pairs of golden images are ordered, or further images decided, diff")
 
 
 def test_scores_that_move_alike_keep_every_verdict() -> None:
