@@ -45,7 +45,8 @@ def load(
     Warns with :class:`kdx.decision.roi.StaleCalibrationWarning` if the region of interest or the
     level map was changed after the calibration. Warns with
     :class:`kdx.calibration.validity.CalibrationWarning` if BF16 or INT8 has no threshold that was
-    measured by the runtime that runs it here, or if an older kdx did not record that runtime.
+    measured by the runtime that runs it here, or if an older kdx did not record that runtime. Warns
+    with ``RuntimeWarning`` if ``auto`` had to leave out a GPU on which a backend failed.
 
     Args:
         path: A bundle folder, or a run folder of ``kdx train``, which runs in eager PyTorch and has

@@ -7,6 +7,7 @@ choice is remembered for this bundle, machine and software.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
@@ -90,6 +91,8 @@ class BackendChooser:
     def fastest(self) -> BackendChoice:
         """Return the fastest backend and precision that pass, measured here once and remembered.
 
+        Warns with ``RuntimeWarning`` if a backend failed on a GPU; nothing is remembered then.
+
         Raises:
             BackendError: No backend is installed, or none decides what was trained.
             BundleError: The bundle holds no graph of the precision.
@@ -109,8 +112,16 @@ class BackendChooser:
         names = {(info.name, each) for info, each in pairs}
         if remembered is not None and (remembered.backend, remembered.precision) in names:
             return remembered
-        choice = _measure(bundle, pairs, self.threads)
-        file.write(choice)
+        choice, broken = _measure(bundle, pairs, self.threads)
+        if broken:  # another program may have held its memory: that is not remembered for good
+            warnings.warn(
+                f"a GPU was left out of the choice of a backend, which is measured again at the next load: "
+                f"{'; '.join(broken)}",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+        else:
+            file.write(choice)
         return choice
 
     def forget(self) -> bool:
@@ -180,11 +191,18 @@ def _latencies(opened: Sequence[Backend], images: NDArray[np.uint8], at_once: in
     return time_backends(tiled, images, batches=(at_once,), runs=_TILED_RUNS, warm_up=_WARM_UP)
 
 
-def _measure(bundle: Bundle, pairs: Sequence[tuple[BackendInfo, str]], threads: int | None) -> BackendChoice:
-    """Compare every candidate with the golden images, and time those that pass."""
+def _measure(
+    bundle: Bundle, pairs: Sequence[tuple[BackendInfo, str]], threads: int | None
+) -> tuple[BackendChoice, list[str]]:
+    """Compare every candidate with the golden images, and time those that pass.
+
+    Returns:
+        The choice, and why candidates on GPUs could not be compared.
+    """
     check, at_once = GoldenCheck(bundle), images_at_once(bundle.manifest)
     _ = check.golden  # read before any engine is opened; raises if it cannot be
     failed: list[BackendCandidate] = []
+    broken: list[str] = []
     passed: list[tuple[str, str]] = []
     with ExitStack() as held:
         opened: list[Backend] = []
@@ -197,6 +215,8 @@ def _measure(bundle: Bundle, pairs: Sequence[tuple[BackendInfo, str]], threads: 
                 raise  # it says nothing about the machine, whose choice is remembered
             except (BackendError, InputError) as error:  # the latter: an engine that does not take the golden images
                 failed.append(BackendCandidate(backend=info.name, precision=precision, reason=error.message))
+                if info.needs_gpu and isinstance(error, BackendError):
+                    broken.append(f"{info.name} {precision}: {error.message}")
                 continue
             wrong = next((each for each in compared if not each.passed), None)
             if wrong is None:
@@ -217,4 +237,5 @@ def _measure(bundle: Bundle, pairs: Sequence[tuple[BackendInfo, str]], threads: 
         for (name, precision), latency in zip(passed, times, strict=True)
     ]
     best = min(timed, key=lambda candidate: candidate.p50_ms or 0.0)
-    return BackendChoice(backend=best.backend, precision=best.precision, candidates=[*timed, *failed], created=now())
+    candidates = [*timed, *failed]
+    return BackendChoice(backend=best.backend, precision=best.precision, candidates=candidates, created=now()), broken

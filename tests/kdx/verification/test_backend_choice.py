@@ -122,6 +122,16 @@ def test_one_that_cannot_be_opened_prevents_nothing(tiny_bundle, machine) -> Non
     assert any(candidate.reason == "no driver" for candidate in found.candidates)
 
 
+def test_a_gpu_that_failed_is_named_and_measured_again(tiny_bundle, machine) -> None:
+    gpu = FakeBackend.make("gpu", error="CUDA_ERROR_OUT_OF_MEMORY")
+    object.__setattr__(gpu, "needs_gpu", True)
+    machine(FakeBackend.make("cpu", delay=0.05), gpu)
+    with pytest.warns(RuntimeWarning, match="a GPU was left out .*: gpu fp32: CUDA_ERROR_OUT_OF_MEMORY"):
+        assert BackendChooser(open_bundle(tiny_bundle), threads=1).fastest().backend == "cpu"
+    object.__setattr__(gpu, "settings", (0.0, 1.0, ""))  # the other program has ended
+    assert BackendChooser(open_bundle(tiny_bundle), threads=1).fastest().backend == "gpu"
+
+
 def test_a_package_that_does_not_load_prevents_nothing(bundle_copy, machine) -> None:
     missing = "tests.no_such_module:function"
     computed = {"bf16": ComputedPrecision(missing, missing)}
