@@ -140,7 +140,7 @@ std::string Comparison::text() const {
     std::snprintf(differences, sizeof differences, "scores off by %.2g, maps off by %.2g", score_difference,
                   map_difference);
     return std::string(differences) +
-           (flips < 0 ? ", no threshold yet" : ", " + std::to_string(flips) + " verdicts flipped");
+           (flips < 0 ? ", no verdicts compared" : ", " + std::to_string(flips) + " verdicts flipped");
 }
 
 Comparison compare(const Detector &detector, const Golden &golden, std::size_t batch) {

@@ -88,4 +88,7 @@ def _show(certificate: Any) -> None:
         out.print(f"threshold {certificate.threshold:.6g}, set by hand: {escape(certificate.threshold_by_hand)}")
     if certificate.threshold is None:
         out.print("no verdicts were compared: the bundle has no threshold yet (kdx calibrate)")
+    elif any(each.flips is None and not each.error for each in certificate.comparisons):
+        where = "no threshold in that runtime, or golden images are tiles of frames with a level map"
+        out.print(f"no verdicts were compared where flips are –: the precision has {where}")
     out.print("[green]passed[/]" if certificate.passed else "[bold red]failed[/]: do not deploy this bundle here")

@@ -28,7 +28,7 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
         map_sqnr_db: Signal to quantisation-noise ratio of the maps, in decibels.
         not_finite: Number of values that are not finite.
         flips: Golden images whose decision differs at the threshold, ties excluded; None without a
-            threshold.
+            threshold for them.
         error: Why the backend could not be compared, or an empty string.
         passed: Whether all differences are within the tolerances.
     """
@@ -121,7 +121,7 @@ def describe_difference(compared: Comparison) -> str:
     """Describe how far a backend is from the reference."""
     if compared.error:
         return compared.error
-    flips = "no threshold yet" if compared.flips is None else f"{compared.flips} verdicts flipped"
+    flips = "no verdicts compared" if compared.flips is None else f"{compared.flips} verdicts flipped"
     return f"scores off by {compared.score_max:.2g}, maps off by {compared.map_max:.2g}, {flips}"
 
 

@@ -199,3 +199,13 @@ def test_a_bundle_is_calibrated_as_if_it_had_no_thresholds(bundle_copy) -> None:
         json.loads((bundle_copy / "bundle.json").read_text(encoding="utf-8"))["threshold"]["score"]
         == opened.manifest.threshold.score
     )
+
+
+def test_verdicts_that_are_not_compared_are_named(tiny_bundle, cli, monkeypatch) -> None:
+    said = "no verdicts were compared where flips are –"
+    assert said not in cli("verify", tiny_bundle, "--backend", "onnxruntime-cpu").stdout
+    # As of tiles, where the threshold is of frames that are divided by a level map.
+    monkeypatch.setattr("kdx.verification.golden.thresholds_of", lambda *_: None)
+    assert said in " ".join(cli("verify", tiny_bundle, "--backend", "onnxruntime-cpu").stdout.split())
+    golden = cli("selftest", tiny_bundle, "--backend", "onnxruntime-cpu", "--json").json["checks"][1]
+    assert golden["said"].endswith("no verdicts compared")
