@@ -49,7 +49,8 @@ def _metrics(registry: Registry, bundle: Bundle, precision: str, runtime: str) -
 
 def _log(path: str | Path, bundle: Bundle, detector: Detector) -> VerdictObserver:
     from kdx.monitoring.judged_by import JudgedBy, bundle_name
-    from kdx.monitoring.verdict_log import LogFacts, VerdictLog
+    from kdx.monitoring.log_file import LogFacts
+    from kdx.monitoring.verdict_log import VerdictLog
 
     manifest, precision, by = bundle.manifest, detector.precision, JudgedBy.of(detector, bundle)
     facts = LogFacts(

@@ -163,12 +163,16 @@ def _window(families: _Families, labels: tuple[str, str, str], calibrated: Seque
     from kdx.monitoring.drift import WINDOW
 
     with _lock:
-        window = families.windows.get(labels)
-        if window is None or window.calibrated != tuple(calibrated):
-            window = families.windows[labels] = _Window(tuple(calibrated), deque(maxlen=WINDOW))
-            if calibrated:  # computed when Prometheus reads it
-                families.drift.labels(*labels).set_function(window.effect)
-                families.alarm.labels(*labels).set_function(window.alarm)
+        before = families.windows.get(labels)
+        if before is not None and before.calibrated == tuple(calibrated):
+            return before
+        window = families.windows[labels] = _Window(tuple(calibrated), deque(maxlen=WINDOW))
+        if calibrated:  # computed when Prometheus reads it
+            families.drift.labels(*labels).set_function(window.effect)
+            families.alarm.labels(*labels).set_function(window.alarm)
+        elif before is not None:  # the drift of a bundle that is no longer there
+            families.drift.remove(*labels)
+            families.alarm.remove(*labels)
         return window
 
 

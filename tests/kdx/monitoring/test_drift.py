@@ -23,10 +23,11 @@ from kdx.bundle.open import open_bundle
 from kdx.decision.verdict import Decision, Verdict
 from kdx.errors import DataError, OptionError, OutputError
 from kdx.imaging.frame_faults import FrameFault
-from kdx.monitoring import log_records, verdict_log
+from kdx.monitoring import log_file, log_records, verdict_log
 from kdx.monitoring.drift import EFFECT, compare, find_drift
 from kdx.monitoring.judged_by import JudgedBy
-from kdx.monitoring.verdict_log import LogFacts, LoggedVerdicts, VerdictLog, read_log
+from kdx.monitoring.log_file import LogFacts
+from kdx.monitoring.verdict_log import LoggedVerdicts, VerdictLog, read_log
 from kdx.runtime.verdict_observer import JudgedFrame
 from kdx.station.record import VerdictRecord
 from kdx.storage.stamps import stamp_of
@@ -196,14 +197,14 @@ def test_a_log_may_be_opened_by_several_processes_at_once(tmp_path, is_old):
                 super().execute(statement, *given).fetchall()
                 with contextlib.closing(sqlite3.connect(path, timeout=0)) as other:
                     try:
-                        verdict_log._prepare(other, path, FACTS)
+                        log_file.prepare(other, path, FACTS)
                     except sqlite3.OperationalError as error:
                         waited.append(str(error))
                 assert waited == ["database is locked"]
             return super().execute(statement, *given)
 
     with contextlib.closing(sqlite3.connect(path, factory=Interrupted)) as base:
-        verdict_log._prepare(base, path, FACTS)
+        log_file.prepare(base, path, FACTS)
     write(path, [0.25])
     assert list(read_log(path).scores) == [0.5, 0.25][not is_old :]
 
@@ -299,6 +300,57 @@ def test_verdicts_that_cannot_be_written_are_counted_whatever_the_reason(tmp_pat
     with pytest.warns(UserWarning, match="verdicts cannot be written"):
         log.close()
     assert log.lost == 1
+
+
+@pytest.mark.parametrize("is_back", [True, False])
+def test_verdicts_after_the_log_was_moved_are_counted_as_missing(tmp_path, is_back):
+    """SQLite would go on to write to a file that nobody finds again, and raise nothing."""
+    path, elsewhere = tmp_path / "line.log", tmp_path / "moved.log"
+    log = VerdictLog(path, FACTS)
+    log.close()  # the steps of its thread are taken here
+    database = None
+    for count in range(3):
+        log.add(verdict(count), 1.0)
+        with pytest.warns(UserWarning, match="verdicts cannot be written") if count == 1 else contextlib.nullcontext():
+            database = log._write_waiting(database)
+        if count == 0:
+            path.rename(elsewhere)
+        elif count == 1 and is_back:
+            elsewhere.rename(path)
+    assert log.lost == (1 if is_back else 2)
+    verdict_log._close(database)
+    if is_back:
+        assert list(read_log(path).scores) == [0, 2]
+    else:
+        assert not path.exists()
+
+
+def test_a_log_that_another_took_the_place_of_is_not_mixed_with_it(tmp_path):
+    path, other = tmp_path / "line.log", replace(FACTS, graph_sha256="b" * 64)
+    log = VerdictLog(path, FACTS)
+    log.close()
+    path.unlink()
+    VerdictLog(path, other).close()
+    log.add(verdict(0.5), 1.0)
+    with pytest.warns(UserWarning, match="verdicts cannot be written"):
+        assert log._write_waiting(None) is None
+    assert (log.lost, len(read_log(path).scores)) == (1, 0)
+
+
+@pytest.mark.parametrize(
+    ("said", "fix"),
+    [
+        ("database or disk is full", "free space on its disk"),
+        ("unable to open database file", "see that you may write to the file and its folder"),
+        ("attempt to write a readonly database", "see that you may write to the file and its folder"),
+        ("database is locked", "end the program that uses it"),
+        ("database disk image is malformed", "move the file away; a new one is created"),
+    ],
+)
+def test_what_to_do_fits_what_is_wrong(tmp_path, said, fix):
+    with pytest.raises(OutputError, match=said) as caught, log_file.explained(tmp_path / "line.log", OutputError):
+        raise sqlite3.OperationalError(said)
+    assert caught.value.fix == fix
 
 
 def test_a_log_in_a_folder_that_does_not_exist(tiny_bundle, tmp_path):

@@ -6,6 +6,7 @@ import os
 import shutil
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -145,6 +146,16 @@ def test_without_a_calibration_there_is_no_drift(raw_bundle, registry):
     with load(raw_bundle, registry):
         assert registry.get_sample_value("kdx_drift_effect", LABELS) is None
         assert registry.get_sample_value("kdx_drift_alarm", LABELS) is None
+
+
+def test_a_bundle_without_calibration_does_not_show_the_drift_of_the_one_before(tiny_bundle, raw_bundle, registry):
+    Metrics(registry, open_bundle(tiny_bundle), "fp32", "onnxruntime")
+    replaced = SimpleNamespace(path=tiny_bundle, manifest=open_bundle(raw_bundle).manifest)
+    Metrics(registry, replaced, "fp32", "onnxruntime")
+    for name in ("effect", "alarm"):
+        assert registry.get_sample_value(f"kdx_drift_{name}", LABELS) is None
+    Metrics(registry, open_bundle(tiny_bundle), "fp32", "onnxruntime")
+    assert np.isnan(registry.get_sample_value("kdx_drift_effect", LABELS))
 
 
 def test_what_cannot_be(tiny_bundle, tiny_run, registry, monkeypatch):
