@@ -119,7 +119,7 @@ def run_selftest(
         return _result(path, "", "", checks, started)
     detector, used = found
     with detector:
-        counted = runs or max(_RUNS, runs_needed(percentile) if 0 < percentile < 100 else 0)
+        counted = max(_RUNS, runs_needed(percentile) if 0 < percentile < 100 else 0) if runs is None else runs
         _timed(checks, "latency", lambda: _check_latency(detector, bundle, budget_ms, percentile, counted))
         return _result(path, detector.backend.name, used, checks, started)
 

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kdx.decision.band_regions import BandRegions
-from kdx.decision.regions import Region, regions_of
+from kdx.decision.regions import Region, regions_of, require_sizes
 from kdx.decision.verdict import Verdict
 from kdx.errors import InputError
 from kdx.imaging.bands import BandedFrame, has_bands
@@ -76,8 +76,10 @@ def judge_in_bands(
         ImageError: The file cannot be read in bands.
         InputError: The detector judges no tiles, or its bundle has a region of interest or a level
             map, which are as large as the frame.
+        OptionError: An invalid area or pixel size.
         ImportError: The package ``tifffile`` is not installed.
     """
+    require_sizes(min_area, pixel_size_um)
     backend = detector.backend
     if not isinstance(backend, Tiled):
         raise InputError("only frames that are cut into tiles are read in bands", fix="export the run with `tile`")

@@ -158,6 +158,8 @@ class Live:
         self.since = time_now() if before is None else before.since
         self._drift_of = drift_of
         counted = {} if before is None else before.counts
+        # A server that is started again with these bundles counts on.
+        self._not_served = {name: counts for name, counts in counted.items() if name not in {*drift_of, NO_BUNDLE}}
         names = [*drift_of, *({NO_BUNDLE} & set(counted))]
         self._bundles = {name: _OfBundle(Counter(counted.get(name))) for name in names}
         self._shown: deque[Seen] = deque()
@@ -187,7 +189,8 @@ class Live:
     def kept(self) -> KeptShift:
         """Return what a server that is started again continues."""
         with self._lock:
-            return KeptShift(since=self.since, counts={name: dict(ours.counts) for name, ours in self._bundles.items()})
+            counts = {name: dict(ours.counts) for name, ours in self._bundles.items()}
+            return KeptShift(since=self.since, counts=self._not_served | counts)
 
     def find(self, verdict_id: str) -> Seen | None:
         """Return a verdict that is still shown, or None."""
@@ -201,6 +204,7 @@ class Live:
             self.since = time_now()
             for ours in self._bundles.values():
                 ours.counts.clear()
+            self._not_served.clear()
 
     def shift(self) -> Shift:
         """Return what the page shows now."""

@@ -111,6 +111,8 @@ def test_a_budget_that_is_kept_whatever_happens_is_refused(tiny_bundle, cli, bud
 def test_what_cannot_be_asked_is_refused(tiny_bundle, cli):
     with pytest.raises(OptionError, match="percentile"):
         run_selftest(tiny_bundle, "onnxruntime-cpu", budget_ms=5, percentile=100)
+    with pytest.raises(OptionError, match="too few runs"):
+        run_selftest(tiny_bundle, "onnxruntime-cpu", runs=0)
     assert "too few runs" in cli(
         "selftest", tiny_bundle, "--backend", "onnxruntime-cpu", "--percentile", 99, "--runs", 5, code=2
     ).stderr  # fmt: skip

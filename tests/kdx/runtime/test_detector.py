@@ -178,6 +178,13 @@ def test_observers_are_closed_even_if_the_backend_cannot_be():
     assert metrics.is_closed
 
 
+@pytest.mark.parametrize("wrong", [{"min_area": -1.0}, {"pixel_size_um": 0.0}])
+def test_sizes_of_regions_are_refused_before_a_frame_in_bands_is_read(tmp_path, wrong):
+    detector = Detector(Brightest(), SPEC, DecisionRule(), max_batch=1)
+    with pytest.raises(OptionError, match=next(iter(wrong))):
+        detector.judge_file(tmp_path / "frame.tiff", **wrong)
+
+
 def test_the_log_is_given_the_file_of_a_frame_in_bands_as_it_was_before_it_was_read(tmp_path, monkeypatch):
     path = tmp_path / "frame.tiff"
     path.write_bytes(b"rows")

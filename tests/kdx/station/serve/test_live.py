@@ -116,6 +116,13 @@ def test_a_server_that_is_started_again_counts_on(tmp_path):
     assert (counts["tile"]["undecided"], counts["tile"]["unreadable"], counts["bolt"]["undecided"]) == (1, 1, 0)
     assert counts[NO_BUNDLE]["undecided"] == 1
     assert again.shift().since == live.shift().since
+    with contextlib.closing(ShiftKeeper(tmp_path, again)):
+        again.add(undecided())
+    third = Live({"nut": lambda: None}, read_shift(tmp_path))  # counts of a bundle that was not served meanwhile
+    (nut, _) = third.shift().bundles
+    assert (nut.name, nut.counts["undecided"], third.kept().counts["tile"]["undecided"]) == ("nut", 0, 2)
+    third.begin_shift()
+    assert not any(third.kept().counts.values())
     (tmp_path / FILE).write_bytes(b"{")
     assert read_shift(tmp_path) is None
     assert read_shift(None) is None
