@@ -47,15 +47,16 @@ CREATE TABLE statements (
     who TEXT NOT NULL, time TEXT NOT NULL
 );
 """
-_INDEXES = """
-CREATE INDEX IF NOT EXISTS parts_by_bundle ON parts (bundle, said, id);
-CREATE INDEX IF NOT EXISTS statements_by_part ON statements (verdict_id);
-"""
 # Whether a part belongs into the data set of what operators said, which holds images.
 _IS_IMAGE = (
     f"(json_extract(record, '$.verdict') != '{UNREADABLE}' AND json_extract(record, '$.bundle') IS NOT NULL "
     "AND file NOT LIKE '%.bin')"
 )
+_INDEXES = f"""
+CREATE INDEX IF NOT EXISTS parts_by_bundle ON parts (bundle, said, id);
+CREATE INDEX IF NOT EXISTS statements_by_part ON statements (verdict_id);
+CREATE INDEX IF NOT EXISTS parts_going ON parts ({_IS_IMAGE}, id) WHERE said IS NULL;
+"""
 # The parts that may go, in the order in which they do.
 _GOING = (
     "SELECT verdict_id, file, bytes FROM parts WHERE said IS NULL AND NOT EXISTS "  # noqa: S608
@@ -242,7 +243,8 @@ class Reviews:
         for _, file, taken in going:
             self._bytes -= taken
             self._lose()
-            remove_image(self._folder / file)
+            with contextlib.suppress(OSError):  # what stays is removed when the server starts
+                remove_image(self._folder / file)
 
     def _say(self, verdict_id: str, statement: Statement) -> None:
         if not (0 < len(statement.who.strip()) <= 80 and statement.who.isprintable()):

@@ -20,7 +20,7 @@ from kdx.station.record import NotJudged, Shown, judged, new_verdict_id, not_jud
 from kdx.station.serve.answers import Asked
 from kdx.station.serve.live import NO_BUNDLE, Seen
 from kdx.station.serve.review_files import heat_file
-from kdx.station.serve.reviews import Reviews
+from kdx.station.serve.reviews import _GOING, Reviews
 from kdx.station.serve.sent_image import Layout
 from kdx.station.serve.statements import ConflictError, ReviewError, Statement
 
@@ -174,6 +174,32 @@ def test_the_folder_has_a_bound_and_keeps_what_was_said(tmp_path, detector, seen
     assert queue.waiting + queue.lost == len(seen) - 1
     assert queue.parts[-1].verdict_id == names[-1]
     assert (tmp_path / f"few/reviewed/tiny/test/defective/{names[0]}.png").is_file()
+
+
+def test_an_image_that_cannot_be_removed_keeps_no_other_part_out(tmp_path, detector, seen, monkeypatch):
+    with opened(tmp_path / "one", detector) as reviews:
+        reviews.add(seen[0])
+        reviews.waiting().result()
+        ((size,),) = rows(tmp_path / "one", "SELECT max(bytes) FROM parts")
+    with opened(tmp_path / "few", detector, most=size) as reviews:
+        reviews.add(seen[0])
+        with monkeypatch.context() as patch:
+
+            def fail(image: Path) -> None:
+                raise PermissionError(13, "Permission denied", str(image))
+
+            patch.setattr("kdx.station.serve.reviews.remove_image", fail)
+            reviews.add(dataclasses.replace(seen[0], record=seen[1].record))
+            queue = reviews.waiting().result()
+        assert ([part.verdict_id for part in queue.parts], queue.lost) == ([seen[1].record.verdict_id], 1)
+
+
+def test_the_parts_that_go_first_are_found_without_looking_at_all(tmp_path, detector):
+    """The folder is full after some days, and then each further part asks for them."""
+    with opened(tmp_path, detector):
+        plan = [step for *_, step in rows(tmp_path, f"EXPLAIN QUERY PLAN {_GOING}")]
+    assert "SCAN parts USING INDEX parts_going" in plan
+    assert not [step for step in plan if "TEMP B-TREE" in step]
 
 
 def test_a_full_disk_loses_the_part_and_nothing_else(tmp_path, detector, seen, monkeypatch):
