@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -29,7 +30,7 @@ from kdx.runtime.backend import ClosesOnExit, require_threads
 from kdx.runtime.backend_table import find_backend, runtime_of
 from kdx.runtime.detector import Detector
 from kdx.runtime.loading_process import LoadingProcess
-from kdx.storage.path_arguments import require_path
+from kdx.storage.path_arguments import folder_name, require_path
 from kdx.verification.backend_choice import BackendChooser
 
 if TYPE_CHECKING:
@@ -249,12 +250,18 @@ def _load(
 
 
 def _by_name(bundles: Mapping[str, str | Path] | Sequence[str | Path]) -> dict[str, Path]:
+    if isinstance(bundles, (str, os.PathLike)):
+        raise OptionError(
+            "`bundles` is one path",
+            expected="a list of folders, or folders by name",
+            fix="pass [PATH]; or kdx.load",
+        )
     if isinstance(bundles, Mapping):
         named = [(name, require_path(path, "bundles", _WHAT)) for name, path in bundles.items()]
     else:
         paths = [require_path(path, "bundles", _WHAT) for path in bundles]
-        named = [(path.name.removesuffix(".kdx"), path) for path in paths]
-    if not named or isinstance(bundles, str):
+        named = [(folder_name(path).removesuffix(".kdx"), path) for path in paths]
+    if not named:
         raise OptionError("there are no bundles to load", expected="a list of folders, or folders by name")
     found = dict(named)
     if len(found) < len(named):

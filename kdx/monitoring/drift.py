@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from kdx.bundle.bundle import Bundle
 from kdx.bundle.variants import OWN_THRESHOLD
 from kdx.errors import DataError, OptionError
+from kdx.monitoring.judged_by import bundle_name
 from kdx.monitoring.verdict_log import LoggedVerdicts
 
 WINDOW = 500
@@ -199,7 +200,7 @@ def _calibrated(bundle: Bundle, log: LoggedVerdicts) -> NDArray[np.float64]:
         raise DataError(
             "the log belongs to another bundle, or to an earlier state of this one: its graph, region of interest or "
             "level map has changed",
-            expected=f"{bundle.path.name} in {' or '.join(manifest.precisions)}, as it is now",
+            expected=f"{bundle_name(bundle)} in {' or '.join(manifest.precisions)}, as it is now",
             received=facts.describe(),
         )
     if facts.precision in OWN_THRESHOLD and facts.runtime is None:

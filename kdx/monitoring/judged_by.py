@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
 
 from kdx.bundle.variants import graph_file
+from kdx.storage.path_arguments import folder_name
 
 if TYPE_CHECKING:
     from kdx.bundle.bundle import Bundle
@@ -53,5 +52,4 @@ def bundle_name(bundle: Bundle) -> str:
 
     The folder may be given as ``.``, and its name may hold bytes that are not UTF-8.
     """
-    name = Path(os.path.abspath(bundle.path)).name  # noqa: PTH100  # resolve follows links
-    return name.encode("utf-8", "backslashreplace").decode()
+    return folder_name(bundle.path).encode("utf-8", "backslashreplace").decode()

@@ -8,6 +8,11 @@ from pathlib import Path
 from kdx.errors import OptionError
 
 
+def folder_name(path: Path) -> str:
+    """Return the name of a folder, which may be given as ``.``; a link has its own name."""
+    return Path(os.path.abspath(path)).name  # noqa: PTH100  # resolve follows links
+
+
 def require_path(value: object, parameter: str, what: str) -> Path:
     """Return a path that was passed to a function of ``import kdx``.
 

@@ -15,6 +15,7 @@ from kdx.bundle.bundle import Bundle
 from kdx.bundle.teacher_comparison import TeacherComparison
 from kdx.bundle.variants import Judged
 from kdx.errors import BackendError, InputError
+from kdx.monitoring.judged_by import bundle_name
 from kdx.runtime.backend_table import BackendInfo
 from kdx.verification.comparison import Comparison
 from kdx.verification.golden import GoldenCheck
@@ -88,7 +89,7 @@ def verify(
     not_compared, wanted = [each for each in wanted if each not in ran], [each for each in wanted if each in ran]
     threshold = manifest.threshold_of("fp32")
     return Certificate(
-        bundle=bundle.path.name,
+        bundle=bundle_name(bundle),
         graph_sha256={precision: bundle.graph_of(precision).sha256 for precision in wanted},
         threshold=threshold.score if threshold else None,
         threshold_by_hand=threshold.reason if threshold else None,

@@ -13,6 +13,7 @@ from kdx.bundle.bundle import Bundle
 from kdx.errors import BackendError, OptionError, in_one_line
 from kdx.imaging.bands import require_whole_frames
 from kdx.loading.bundle_detector import detector_of
+from kdx.monitoring.judged_by import bundle_name
 from kdx.progress import Progress
 from kdx.runtime.backend import Profiled, largest_batch
 from kdx.runtime.cycle_time import measure_cycle_time
@@ -120,7 +121,7 @@ def measure_latency(
             fix="leave out `batch`, or build an engine for these sizes: kdx build-engine BUNDLE --batch 1,8",
         )
     return {
-        "bundle": bundle.path.name,
+        "bundle": bundle_name(bundle),
         "method": manifest.method,
         "backbone": manifest.provenance.backbone,
         "input": manifest.camera.describe(),
@@ -159,7 +160,7 @@ def measure_budget(
             warm_up=warm_up,
             progress=progress,
         )
-    return {"bundle": bundle.path.name, "machine": this_machine(threads), "contract": contract}
+    return {"bundle": bundle_name(bundle), "machine": this_machine(threads), "contract": contract}
 
 
 def measure_stages(bundle: Bundle, threads: int, runs: int, warm_up: int) -> dict[str, Any]:
@@ -193,7 +194,7 @@ def measure_stages(bundle: Bundle, threads: int, runs: int, warm_up: int) -> dic
             fix='install one that has a profiler: pip install "kdx[cpu]", or "kdx[openvino]"',
         )
     return {
-        "bundle": bundle.path.name,
+        "bundle": bundle_name(bundle),
         "machine": this_machine(threads),
         "tiles": None if tiling is None else tiling.count,
         "stages": found,

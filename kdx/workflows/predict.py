@@ -27,6 +27,7 @@ from kdx.remarks import Remark, remark
 from kdx.runtime.banded import is_read_in_bands
 from kdx.storage.files import sha256_if_readable
 from kdx.storage.json_records import run_to_export
+from kdx.storage.path_arguments import folder_name
 from kdx.text import number_of
 from kdx.workflows.heat_maps import HeatMaps
 from kdx.workflows.packages import require_reader
@@ -224,7 +225,7 @@ def _bundle_names(paths: Sequence[Path]) -> dict[str, Path]:
     twice = [path for path, resolved in zip(paths, real, strict=True) if real.count(resolved) > 1]
     if twice:
         raise OptionError("a bundle is named twice", received=f"`also={twice[-1]}`", fix="name each bundle once")
-    stems = [path.name.removesuffix(".kdx") for path in paths]
+    stems = [folder_name(path).removesuffix(".kdx") for path in paths]
     found: dict[str, Path] = {}
     for path, stem in zip(paths, stems, strict=True):
         name = stem if stems.count(stem) == 1 else f"{path.resolve().parent.name}-{stem}"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ipaddress
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from urllib.parse import quote
 
 from kdx.errors import OptionError
 from kdx.station.plc.plc import Plc
+from kdx.storage.path_arguments import folder_name
 
 # How many bytes parts to review take at most, unless the user says otherwise.
 DATA_BYTES = 10 * 10**9
@@ -155,8 +155,7 @@ def require_names(bundles: Sequence[Path]) -> dict[str, Path]:
     """
     named: dict[str, Path] = {}
     for path in bundles:
-        # As it is written, a symbolic link too, but neither "." nor "..".
-        name = Path(os.path.abspath(path)).name.removesuffix(".kdx")  # noqa: PTH100  # resolve follows links
+        name = folder_name(path).removesuffix(".kdx")
         if name in named:
             raise OptionError(f"two bundles are named '{name}'", fix="rename one of the folders")
         named[name] = path

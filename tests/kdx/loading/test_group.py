@@ -23,8 +23,10 @@ from kdx.calibration.validity import CalibrationWarning
 from kdx.errors import BackendError
 from kdx.loading import group as group_module
 from kdx.loading import origin as origin_module
+from kdx.runtime.backend_table import find_backend
 from kdx.runtime.detector import Detector
 from kdx.storage.npy import encode_array
+from kdx.verification.certificate import verify
 from kdx.verification.tolerances import FP32
 from tests.students import add_int8, other_bundle, other_student, other_teacher
 
@@ -83,6 +85,13 @@ def test_verdicts_are_those_of_separate_detectors(bundles, frame, shared_teacher
         group(frame)
     with pytest.raises(kdx.KdxError, match="closed"):
         group["nut"](frame)
+
+
+def test_a_bundle_is_named_by_its_folder_however_it_is_given(tiny_bundle, monkeypatch) -> None:
+    monkeypatch.chdir(tiny_bundle)
+    with kdx.load_many(["."], **OPTIONS) as group:
+        assert list(group) == ["tiny"]
+    assert verify(open_bundle("."), [find_backend("openvino")], threads=1, precisions=["fp32"]).bundle == "tiny.kdx"
 
 
 def test_some_of_several(bundles, frame) -> None:
@@ -191,6 +200,9 @@ def test_int8_teachers_are_shared_where_their_scales_are_the_same(bundles, tmp_p
 def test_what_is_no_set_of_bundles(bundles, tiny_run, tmp_path) -> None:
     with pytest.raises(kdx.KdxError, match="no bundles to load"):
         kdx.load_many([])
+    for one in (bundles["tile"], str(bundles["tile"])):
+        with pytest.raises(kdx.KdxError, match="`bundles` is one path"):
+            kdx.load_many(one)
     with pytest.raises(kdx.KdxError, match="two bundles are named 'tiny'"):
         kdx.load_many([bundles["tile"], bundles["tile"]])
     with pytest.raises(kdx.KdxError, match="is a run, not a bundle"):
