@@ -13,6 +13,7 @@
 #include "fake.h"
 #include "files.h"
 #include "golden.h"
+#include "json_reading.h"
 #include "open_bundle.h"
 #include "sha256.h"
 #include "support.h"
@@ -61,7 +62,7 @@ public:
 
     // Gives INT8 the threshold of FP32 in TensorRT.
     void write_int8_threshold() const {
-        auto index = nlohmann::json::parse(index_);
+        auto index = kdx::embed::parse_json(index_);
         auto &own = index["runtime_thresholds"]["int8"]["tensorrt"] = index["threshold"];
         own["graph_sha256"] = bundle_.hash_of("model.int8.onnx");
         write("bundle.json", index.dump());

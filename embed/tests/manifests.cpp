@@ -8,6 +8,7 @@
 #include "check.h"
 #include "files.h"
 #include "internals.h"
+#include "json_reading.h"
 #include "manifest.h"
 #include "open_bundle.h"
 #include "support.h"
@@ -37,7 +38,7 @@ void manifests_are_checked(const fs::path &path) {
     };
     // Checks the manifest after a change to it.
     const auto check_after = [&](auto &&change) {
-        auto manifest = json::parse(text);
+        auto manifest = ke::parse_json(text);
         change(manifest);
         return check(manifest.dump());
     };
@@ -83,7 +84,7 @@ void manifests_are_checked(const fs::path &path) {
     // What is iterated over is an array of objects: a channel without its limits would let every
     // frame pass.
     for (const auto *channels : {"null", "5", "\"x\"", "{}", "[5, 5, 5]", "[null, null, null]", "[\"x\"]", "[[]]"})
-        CHECK(check_after([&](json &manifest) { manifest["frame_limits"]["channels"] = json::parse(channels); }) ==
+        CHECK(check_after([&](json &manifest) { manifest["frame_limits"]["channels"] = ke::parse_json(channels); }) ==
               KDX_ERROR_BUNDLE);
     CHECK(check_after([](json &manifest) { manifest["frame_limits"]["channels"] = json::array(); }) == KDX_OK);
     for (const auto *nothing : {"null", "[]", "{}", "1", "\"\"", "{\"schema\": \"1\"}", "{\"schema\": 1}"})
@@ -92,7 +93,7 @@ void manifests_are_checked(const fs::path &path) {
 
 // Python requires these fields, and their types, although this library does not use them.
 void fields_are_those_that_python_requires(const fs::path &path) {
-    auto manifest = json::parse(ke::read_file(path / "bundle.json"));
+    auto manifest = ke::parse_json(ke::read_file(path / "bundle.json"));
     const auto graph = manifest["files"]["model.onnx"];
     for (const auto *name : {ke::kRoi, ke::kLevel}) manifest["files"].erase(name);
     manifest["schema"] = 4, manifest["tiling"] = nullptr;
@@ -135,7 +136,7 @@ void fields_are_those_that_python_requires(const fs::path &path) {
 void numbers_are_not_cut_off(const fs::path &path) {
     const auto text = ke::read_file(path / "bundle.json");
     const auto is_refused = [&](auto &&change) {
-        auto manifest = json::parse(text);
+        auto manifest = ke::parse_json(text);
         manifest["schema"] = 4;
         change(manifest);
         std::string message;
@@ -180,7 +181,7 @@ void records_that_are_nested_too_deep_are_refused(const fs::path &path) {
 
 // INT8 students need an INT8 graph, answers of their own, and a schema that older libraries refuse.
 void int8_students_have_a_reference(const fs::path &path) {
-    auto manifest = json::parse(ke::read_file(path / "bundle.json"));
+    auto manifest = ke::parse_json(ke::read_file(path / "bundle.json"));
     std::string message;
     const auto check = [&] { return status_of([&] { ke::parse_manifest(manifest.dump(), path); }, &message); };
     manifest["variants"] = json::object(), manifest["schema"] = 3;
@@ -207,7 +208,7 @@ void int8_students_have_a_reference(const fs::path &path) {
 
 // Thresholds of runtimes that this library does not know are checked too, and not used.
 void thresholds_are_read_by_runtime(const fs::path &path) {
-    auto manifest = json::parse(ke::read_file(path / "bundle.json"));
+    auto manifest = ke::parse_json(ke::read_file(path / "bundle.json"));
     for (const auto *name : {ke::kRoi, ke::kLevel}) manifest["files"].erase(name);
     const auto graph = manifest["files"]["model.onnx"];
     manifest["variants"]["bf16"] = variant_of("model.onnx");
@@ -265,7 +266,7 @@ void thresholds_are_read_by_runtime(const fs::path &path) {
 // FP32's threshold is the number that was given. BF16's and INT8's keep the ratio of the two
 // numbers. The schema is one that older libraries refuse.
 void thresholds_by_hand_are_the_number_given(const fs::path &path) {
-    auto manifest = json::parse(ke::read_file(path / "bundle.json"));
+    auto manifest = ke::parse_json(ke::read_file(path / "bundle.json"));
     for (const auto *name : {ke::kRoi, ke::kLevel}) manifest["files"].erase(name);
     manifest.erase("thresholds");
     manifest["variants"]["bf16"] = variant_of("model.onnx");

@@ -17,6 +17,7 @@
 #include "frame_faults.h"
 #include "inflate.h"
 #include "internals.h"
+#include "json_reading.h"
 #include "level_map.h"
 #include "pair_spec.h"
 #include "plain_graph.h"
@@ -197,7 +198,7 @@ void faults_of_answers_are_found() {
 
 // tests/kdx/bundle/test_pair_spec.py reads the same cases.
 void declarations_are_read_as_by_python() {
-    const auto cases = nlohmann::json::parse(ke::read_file(KDX_TEST_FILES "/pair_specs.json"));
+    const auto cases = ke::parse_json(ke::read_file(KDX_TEST_FILES "/pair_specs.json"));
     CHECK(!cases.empty());
     for (const auto &each : cases) {
         const auto spec = ke::parse_pair_spec(each["pair_spec"].dump());
