@@ -37,7 +37,6 @@ _LIGHT = (
 )
 _HEAVY = (
     "onnx",
-    "onnxscript",
     "torch.onnx",
     "kd_export.bundle_export",
     "kd_train.training.trained_pair",
