@@ -46,7 +46,8 @@ def load(
     level map was changed after the calibration. Warns with
     :class:`kdx.calibration.validity.CalibrationWarning` if BF16 or INT8 has no threshold that was
     measured by the runtime that runs it here, or if an older kdx did not record that runtime. Warns
-    with ``RuntimeWarning`` if ``auto`` had to leave out a GPU on which a backend failed.
+    with ``RuntimeWarning`` if ``auto`` had to leave out a GPU on which a backend failed, and if the
+    cache cannot be written.
 
     Args:
         path: A bundle folder, or a run folder of ``kdx train``, which runs in eager PyTorch and has
