@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from kdx.errors import OptionError
+from kdx.errors import BackendError, OptionError
 from kdx.progress import SILENT, Progress
 from kdx.runtime.backend import Backend, largest_batch
 
@@ -60,6 +60,7 @@ def time_backends(
     runs: int = 200,
     warm_up: int = 20,
     progress: Progress = SILENT,
+    failed: Callable[[Backend, str, int, BackendError], None] | None = None,
 ) -> list[Latency]:
     """Measure the latencies of candidates on real images.
 
@@ -75,9 +76,12 @@ def time_backends(
             at least 100.
         warm_up: The number of uncounted calls of each candidate at the beginning.
         progress: Shows the calls.
+        failed: Takes a candidate, its precision and a batch size at which its first calls fail, and
+            the error. That pair has no latency then. None: the error is raised.
 
     Raises:
         OptionError: Fewer than 20 runs.
+        BackendError: A candidate fails, for example because the memory of a GPU is full.
     """
     if runs < 20:
         raise OptionError("too few runs for a percentile", expected="at least 20", received=str(runs))
@@ -92,19 +96,28 @@ def time_backends(
             np.ascontiguousarray(images[[i % len(images) for i in range(start, start + batch)]])
             for start in range(max(len(images), 1))
         ]
-        times: list[list[float]] = [[] for _ in takers]
+        ready: list[tuple[Backend, str]] = []
         total = len(takers) * (warm_up + counted)
         with progress.task(f"timing batch {batch}", total) as task:
-            for candidate, _ in takers:
-                for i in range(warm_up):
-                    candidate.run(data[i % len(data)])
+            for candidate, precision in takers:
+                try:
+                    for i in range(warm_up if failed is None else max(warm_up, 1)):
+                        candidate.run(data[i % len(data)])
+                except BackendError as error:
+                    if failed is None:
+                        raise
+                    failed(candidate, precision, batch, error)
+                    task.advance(warm_up + counted)
+                    continue
+                ready.append((candidate, precision))
                 task.advance(warm_up)
-            while len(times[-1]) < counted:
-                for (candidate, _), measured in zip(takers, times, strict=True):
+            times: list[list[float]] = [[] for _ in ready]
+            while times and len(times[-1]) < counted:
+                for (candidate, _), measured in zip(ready, times, strict=True):
                     share = min(-(-counted // _ROUNDS), counted - len(measured))
                     measured += _time(candidate, data, share)
                     task.advance(share, candidate.name)
-        results += _summaries(takers, times, batch, warm_up)
+        results += _summaries(ready, times, batch, warm_up)
     return results
 
 

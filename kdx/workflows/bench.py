@@ -62,7 +62,7 @@ def measure_latency(
     """Time every backend in every precision, in turns.
 
     The entry ``not_timed`` of the record names what has no time and why: a backend that does not
-    open, and the batch sizes that an engine was not built for.
+    open or fails at a batch size, and the sizes that an engine was not built for.
 
     Args:
         bundle: The bundle.
@@ -112,6 +112,9 @@ def measure_latency(
             runs=runs,
             warm_up=warm_up,
             progress=progress,
+            failed=lambda candidate, precision, batch, error: not_timed.append(
+                NotTimed(candidate.name, precision, batch, in_one_line(error))
+            ),
         )
     if not results:
         raise BackendError(

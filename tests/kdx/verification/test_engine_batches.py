@@ -77,6 +77,21 @@ def test_bench_names_the_sizes_that_an_engine_does_not_take(single_images, cli):
     assert f"not timed: tensorrt, fp32, batch 2: {reason}" in printed
 
 
+def test_bench_names_a_batch_size_at_which_a_backend_fails_and_times_the_others(single_images, monkeypatch):
+    def full(self, images):
+        raise BackendError("the memory of the GPU is full")
+
+    monkeypatch.setattr(EmulatedTensorRT, "run", full)
+    times = {"baseline": None, "runs": 20, "warm_up": 0, "progress": SILENT}
+    record = bench.measure_latency(open_bundle(single_images), 1, batches=(1, 2), **times)
+    assert [(each.name, each.batch) for each in record["results"]] == [("onnxruntime-cpu", 1), ("onnxruntime-cpu", 2)]
+    said = [
+        "tensorrt, fp32, batch 2: takes batches of up to 1",
+        "tensorrt, fp32, batch 1: the memory of the GPU is full",
+    ]
+    assert list(map(str, record["not_timed"])) == said
+
+
 def test_bench_names_a_backend_that_does_not_open(single_images, monkeypatch):
     def broken(self, graph, threads=None):
         raise BackendError("TensorRT cannot load the plan")
