@@ -11,7 +11,7 @@ import pytest
 from kdx.bundle.manifest import GOLDEN_SCORES
 from kdx.bundle.open import open_bundle
 from kdx.bundle.store import write_manifest
-from kdx.errors import OptionError
+from kdx.errors import BackendError, OptionError
 from kdx.loading.selftest import run_selftest
 from kdx.storage.npy import encode_array
 from tests.schema1 import old_bundle
@@ -81,6 +81,22 @@ def test_a_failing_runtime_fails_the_golden_images(tiny_bundle, monkeypatch):
     result = run_selftest(tiny_bundle, "onnxruntime-cpu")
     assert [check.passed for check in result.checks] == [True, False]
     assert result.checks[1].said == "the runtime failed"
+
+
+def test_a_remembered_backend_that_fails_now_is_replaced_as_in_load(tiny_bundle, monkeypatch, tmp_path):
+    pytest.importorskip("openvino", reason="OpenVINO is not installed: pip install 'kdx[openvino]'")
+    monkeypatch.setenv("KDX_CACHE_DIR", str(tmp_path))
+    remembered = run_selftest(tiny_bundle, threads=1)
+    assert remembered.passed
+
+    def fail(self, images):
+        raise BackendError("its driver was updated")
+
+    classes = {"openvino": "openvino.backend.OpenVino", "onnxruntime-cpu": "onnxruntime.cpu.OnnxRuntimeCpu"}
+    monkeypatch.setattr(f"kdx.runtime.{classes[remembered.backend]}.run", fail)
+    result = run_selftest(tiny_bundle, threads=1)
+    assert result.passed, result
+    assert result.backend != remembered.backend
 
 
 def test_golden_images_go_through_the_graph_in_the_batches_of_a_frames_tiles(tmp_path, monkeypatch):
