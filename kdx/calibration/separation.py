@@ -30,7 +30,8 @@ def separation_remarks(good: NDArray[np.float64], defective: NDArray[np.float64]
     if p <= SIGNIFICANCE:
         return []
     text = (
-        f"defective images do not score significantly higher than {len(good):,} good ones (p = {p:.2g}): this detector "
-        "does not find these defects. Train with more good images, longer, or at an image size that shows the defects"
+        f"defective images do not score significantly higher than {len(good):,} good ones (p = {p:.2g}): nothing "
+        "shows that this detector finds these defects. Add test images, or train with more good images, longer, or at "
+        "an image size that shows the defects"
     )
     return [Remark(kind="not_separated", text=text, count=len(defective), first=())]

@@ -117,6 +117,7 @@ def without_chosen_rates(bundle: Bundle, images: Sequence[TestImage], result: Ev
     rejects: it would be that for which the threshold was chosen.
     """
     remarks: list[Remark] = []
+    images = [image for image in images if str(image.path) not in result.bad_images]
     if result.false_reject_rate is not None:
         good = identified(image.path for image in images if not image.is_defective)
         chose = chosen_on(bundle, good)

@@ -72,8 +72,8 @@ def _frames(result: Calibration) -> Iterator[Line]:
     if result.frame_faults:
         path, seen = next(iter(result.frame_faults.items()))
         yield Line(
-            "hardly any image that is known to be good is like them, so nothing was learned from them, and the line "
-            f"calls none of them good. '{path}' is {' and '.join(seen)}",
+            "hardly any image that is known to be good looks like that, so nothing was learned from it, and the line "
+            f"calls no such frame good. '{path}' is {' and '.join(seen)}",
             number_of(len(result.frame_faults), "good [image shows|images show] no part"),
         )
     limits = result.frame_limits

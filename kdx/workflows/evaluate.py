@@ -72,7 +72,7 @@ def evaluate_folder(
             raise DataError(
                 f"'{folder.root}' holds good images alone, and '{detector}' has no threshold that could reject them",
                 expected="a calibrated bundle, or test images of both kinds",
-                fix="calibrate: kdx calibrate BUNDLE DATA; or add test/DEFECT_TYPE with images",
+                fix=f"{_calibrated(detector)}; or add test/DEFECT_TYPE with images",
             )
         result = evaluate(
             loaded,
@@ -92,6 +92,13 @@ def evaluate_folder(
     if loaded.input.is_in_bands:
         remarks += remark("no_pixel_figures", _NO_PIXEL_FIGURES, [image.path for image in images])
     return replace(result, remarks=tuple(remarks)), folder.category
+
+
+def _calibrated(detector: Path) -> str:
+    """Return the commands that give a detector a threshold."""
+    if is_run(detector):
+        return f"export and calibrate it: kdx export {detector} -o BUNDLE, then kdx calibrate BUNDLE DATA"
+    return f"calibrate it: kdx calibrate {detector} DATA"
 
 
 def with_doubts(

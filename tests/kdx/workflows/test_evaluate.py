@@ -117,6 +117,19 @@ def test_the_images_of_the_calibration_are_no_measurement_of_it(bundle_copy, cel
     assert "false rejects" not in shown.split("are what the threshold was chosen for")[-1]
 
 
+def test_images_that_cannot_be_read_chose_no_threshold(bundle_copy, cells, tmp_path, cli):
+    parts = Path(shutil.copytree(cells, tmp_path / "parts"))
+    cut = (parts / "00.png").read_bytes()
+    (parts / "cut.png").write_bytes(cut[: len(cut) // 2])
+    options = ("--false-reject-rate", 0.2, "--backend", "onnxruntime-cpu", "--max-bad-images", 1)
+    cli("calibrate", bundle_copy, parts, *options)
+    request = EvaluationRequest(backend="onnxruntime-cpu", max_bad_images=1)
+    result = evaluate_folder(bundle_copy, parts, request)[0]
+    (said,) = [each for each in result.remarks if each.kind == "calibrated_on"]
+    assert (said.count, result.good) == (16, 16)
+    assert said.text.startswith("of 16 good images")
+
+
 def test_good_images_that_chose_the_threshold_are_counted(bundle_copy, cells, dataset, tmp_path, cli):
     parts = Path(shutil.copytree(cells, tmp_path / "parts"))
     options = ("--false-reject-rate", 0.2, "--review-rate", 0.4, "--backend", "onnxruntime-cpu")
